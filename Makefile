@@ -1,0 +1,35 @@
+# Every target sets itself up; nothing but Python >= 3.11 is needed. PYTHON=python3.12 chooses another one.
+PYTHON ?= python3
+BIN := .venv/bin
+# A machine with an NVIDIA driver takes PyPI's torch (the CUDA build), any other one the CPU build.
+# To choose another CUDA: make demo TORCH_INDEX=https://download.pytorch.org/whl/cu130
+TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org/whl/cpu)
+
+.PHONY: demo test check bench clean
+.DELETE_ON_ERROR:
+
+demo: .venv/ready
+	$(BIN)/nowag-exp sweep demo
+
+test: check
+	$(BIN)/python -m pytest
+
+check: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: .venv/ready
+	$(BIN)/python -m benchmarks
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "nowag_exp needs Python >= 3.11; set PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	@# torch first and alone: from its own index if one is chosen and reachable, else from where pip looks.
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --no-deps --retries 0 --timeout 30 --constraint constraints.txt \
+		--index-url $(TORCH_INDEX) torch || echo "no torch from $(TORCH_INDEX); taking the one pip finds")
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch .venv/ready
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

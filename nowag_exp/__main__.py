@@ -1,0 +1,7 @@
+"""``python -m nowag_exp``."""
+
+import sys
+
+from nowag_exp.cli import main
+
+sys.exit(main())

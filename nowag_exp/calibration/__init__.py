@@ -1,0 +1,14 @@
+"""Calibration sets, statistics of activations, and the walk over the blocks."""
+
+from nowag_exp.calibration.sets import Calibration, HubCalibration, LocalCalibration, WikiSampleCalibration
+from nowag_exp.calibration.walk import CompressedLinear, compress, walk
+
+__all__ = [
+    "Calibration",
+    "CompressedLinear",
+    "HubCalibration",
+    "LocalCalibration",
+    "WikiSampleCalibration",
+    "compress",
+    "walk",
+]

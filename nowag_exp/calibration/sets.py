@@ -1,0 +1,68 @@
+"""Which text calibrates, and how its sequences are drawn."""
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+from nowag_exp.settings import settings
+from nowag_exp.text import DrawnTokens, HubText, LocalText, TextSource, Tokenizer, WikiSample, Windows, draw
+
+
+@settings
+class Calibration(Windows, TextSource):
+    """Sequences of tokens whose activations guide a method.
+
+    Attributes:
+        n_sequences: how many windows of ``context_length`` tokens.
+    """
+
+    n_sequences: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_sequences < 1:
+            raise ValueError(f"n_sequences: must be at least 1; got {self.n_sequences}")
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """Name in tables."""
+
+    def tokens(self, tokenizer: Tokenizer) -> DrawnTokens:
+        """Draw the sequences with the model's tokenizer."""
+        return draw(self.documents(), tokenizer, self, self.n_sequences, "calibration")
+
+    def identity(self) -> dict[str, Any]:
+        """What fixes the sequences, given the tokenizer."""
+        return {"text": self.source_identity(), "n_sequences": self.n_sequences, **self.windows_identity()}
+
+
+@settings
+class HubCalibration(Calibration, HubText):
+    """From files of a data set on the hub."""
+
+    name: str
+
+    @property
+    def label(self) -> str:
+        return self.name
+
+
+@settings
+class LocalCalibration(Calibration, LocalText):
+    """From files of the user."""
+
+    @property
+    def label(self) -> str:
+        return f"files:{Path(self.path).name}"
+
+
+@settings
+class WikiSampleCalibration(Calibration, WikiSample):
+    """From the packaged Wikipedia articles."""
+
+    name: str
+
+    @property
+    def label(self) -> str:
+        return self.name

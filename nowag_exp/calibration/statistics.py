@@ -1,0 +1,99 @@
+"""Statistics of the activations at each input site, streamed over batches."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nowag_exp.errors import NowagError
+from nowag_exp.methods.base import SiteStatistics
+from nowag_exp.models.blocks import SITES, CausalLM
+
+VERSION = 1
+"""Raised when the same tokens would give other statistics."""
+
+BlockStatistics = Mapping[str, SiteStatistics]
+"""By name of the input site."""
+
+
+class Accumulator:
+    """Adds up ``Σ x_j²`` over the batches that a site sees.
+
+    Squares and the sum over one batch are fp32 whatever the model's dtype (a square of an fp16 activation may not fit
+    fp16); the running sum over batches is fp64, so its error does not grow with the number of tokens.
+    """
+
+    def __init__(self) -> None:
+        self.n_tokens = 0
+        self.sum_of_squares: Tensor | None = None
+
+    def add(self, activations: Float[Tensor, "*batch d_in"]) -> None:
+        """Add the activations of one batch."""
+        rows = activations.detach().reshape(-1, activations.shape[-1]).float()
+        batch = torch.square(rows).sum(dim=0).double()
+        self.n_tokens += len(rows)
+        self.sum_of_squares = batch if self.sum_of_squares is None else self.sum_of_squares + batch
+
+    def result(self, where: str) -> SiteStatistics:
+        """What was seen.
+
+        Raises:
+            NowagError: if nothing was seen, or something was not finite.
+        """
+        if self.sum_of_squares is None or self.n_tokens == 0:
+            raise NowagError(
+                f"{where}: no token reached this input site during calibration, so there is nothing to compress it by; "
+                "the model's blocks are not called the way this version of transformers calls them"
+            )
+        if not bool(torch.isfinite(self.sum_of_squares).all()):
+            bad = int((~torch.isfinite(self.sum_of_squares)).sum())
+            raise NowagError(
+                f"{where}: {bad} of {len(self.sum_of_squares)} input columns have NaN or infinite activations during "
+                "calibration; check the checkpoint, or use model.dtype=bfloat16 or float32"
+            )
+        return SiteStatistics(self.n_tokens, self.sum_of_squares)
+
+
+@contextmanager
+def listening(model: CausalLM, block: int) -> Iterator[dict[str, Accumulator]]:
+    """Collect at the block's input sites while the body runs: one hook a site, on the first of its linears."""
+    accumulators: dict[str, Accumulator] = {}
+    hooks = []
+    for site in SITES:
+        accumulator = accumulators[site.name] = Accumulator()
+        first_linear = next(iter(model.linears(block, site).values()))
+
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], accumulator: Accumulator = accumulator) -> None:
+            accumulator.add(inputs[0])
+
+        hooks.append(first_linear.register_forward_pre_hook(hook))
+    try:
+        yield accumulators
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+def to_tensors(statistics: list[BlockStatistics]) -> dict[str, Tensor]:
+    """Flatten for the store."""
+    tensors: dict[str, Tensor] = {}
+    for index, block in enumerate(statistics):
+        for site, seen in block.items():
+            tensors[f"{index}.{site}.sum_of_squares"] = seen.sum_of_squares.cpu()
+            tensors[f"{index}.{site}.n_tokens"] = torch.tensor(seen.n_tokens)
+    return tensors
+
+
+def from_tensors(tensors: Mapping[str, Tensor], n_blocks: int) -> list[BlockStatistics]:
+    """Undo :func:`to_tensors`."""
+    return [
+        {
+            site.name: SiteStatistics(
+                int(tensors[f"{index}.{site.name}.n_tokens"]), tensors[f"{index}.{site.name}.sum_of_squares"]
+            )
+            for site in SITES
+        }
+        for index in range(n_blocks)
+    ]

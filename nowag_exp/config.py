@@ -1,0 +1,207 @@
+"""The only door between YAML and objects: typed, checked in full before anything is loaded, fingerprinted."""
+
+import dataclasses
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from nowag_exp.calibration import Calibration
+from nowag_exp.errors import ConfigError
+from nowag_exp.evaluation import Evaluation
+from nowag_exp.layout import among
+from nowag_exp.methods import Method, Needs
+from nowag_exp.models import ModelSource
+from nowag_exp.records.store import content_key
+from nowag_exp.records.tracking import NoTracking
+from nowag_exp.settings import settings
+
+PACKAGE = "nowag_exp."
+MISSING = "???"
+Part = TypeVar("Part")
+
+
+@settings
+class Runtime:
+    """How to compute; nothing here changes what is computed, so it is not fingerprinted.
+
+    Attributes:
+        device: ``auto`` takes a GPU if there is one.
+        batch_tokens: tokens of one forward pass; at least one window is taken.
+        threads: of torch on the CPU; ``null`` for its default.
+    """
+
+    device: Literal["auto", "cpu", "cuda"]
+    batch_tokens: int
+    threads: int | None
+
+    def __post_init__(self) -> None:
+        if self.batch_tokens < 1:
+            raise ValueError(f"batch_tokens: must be at least 1; got {self.batch_tokens}")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads: must be at least 1, or null for torch's default; got {self.threads}")
+
+
+@settings
+class Paths:
+    """Where results are kept.
+
+    Attributes:
+        results: records in ``runs/``, stages in ``store/``, logs in ``logs/``, tables in ``tables/`` below it.
+    """
+
+    results: str
+
+    @property
+    def folder(self) -> Path:
+        """As a path."""
+        return Path(self.results).expanduser()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One experiment, checked.
+
+    Attributes:
+        calibration: ``None`` if the method uses none, whatever the config says: such a result does not depend on it.
+        config: the resolved config it was built from.
+    """
+
+    model: ModelSource
+    calibration: Calibration | None
+    method: Method
+    evaluation: Evaluation
+    tracking: NoTracking
+    runtime: Runtime
+    paths: Paths
+    config: dict[str, Any]
+
+    def identity(self) -> dict[str, Any]:
+        """What fixes the result: output paths, tracking and runtime are left out, input files count by content."""
+        return {
+            "model": self.model.identity(),
+            "method": self.method.identity(),
+            "calibration": self.calibration.identity() if self.calibration else None,
+            "evaluation": self.evaluation.identity(),
+        }
+
+    def fingerprint(self) -> str:
+        """16 hex digits that equal experiments share."""
+        return content_key(self.identity())
+
+    def describe(self) -> str:
+        """A few words for progress lines."""
+        pattern = getattr(self.method, "pattern", None)
+        amount = [pattern if pattern != "unstructured" else f"{self.method.sparsity:.0%}"] if pattern else []  # type: ignore[attr-defined]
+        return " ".join([self.model.label, self.method.name, *amount])
+
+
+GROUPS: dict[str, type] = {
+    "model": ModelSource,
+    "calibration": Calibration,
+    "method": Method,
+    "evaluation": Evaluation,
+    "tracking": NoTracking,
+    "runtime": Runtime,
+    "paths": Paths,
+}
+
+
+def build_experiment(config: Mapping[str, Any]) -> Experiment:
+    """Check a composed config in full and turn it into objects.
+
+    Args:
+        config: plain containers; each part names its class in ``_target_``.
+
+    Raises:
+        ConfigError: with every problem, each by its full key.
+    """
+    problems = [
+        f"{key}: unknown key; the config has: {', '.join(sorted(GROUPS))}, seed"
+        for key in config
+        if key not in GROUPS and key != "seed"
+    ]
+    parts: dict[str, Any] = {}
+    for key, base in GROUPS.items():
+        try:
+            parts[key] = build(config.get(key, MISSING), key, base)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    if parts["method"].needs is Needs.NOTHING:
+        parts["calibration"] = None
+    return Experiment(**parts, config=dict(config))
+
+
+def build(node: Any, key: str, base: type[Part]) -> Part:
+    """Build the object that a config node describes.
+
+    Args:
+        node: plain containers; ``_target_`` names a settings class of this package.
+        key: full key of the node, for messages.
+        base: what the class must be.
+
+    Raises:
+        ConfigError: on a class that is not ours or not a ``base``, and on unknown, missing, mistyped and out-of-range
+            values; all of them at once.
+    """
+    if not isinstance(node, Mapping):
+        raise ConfigError([f"{key}: must be a group of settings; got {_shown(node)}"])
+    values = {name: value for name, value in node.items() if name != "_target_"}
+    cls = _resolve(node.get("_target_"), key, base)
+    problems = [f"{key}.{name}: is not set; add {key}.{name}=VALUE" for name in _missing(values)]
+    # Checked as JSON: strict, so "0.5" is no number and 1 no boolean, yet a list may fill a tuple.
+    try:
+        return TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        for detail in error.errors():
+            line = _explain(detail, values, key, cls)
+            if not any(line.split(":")[0] == problem.split(":")[0] for problem in problems):
+                problems.append(line)
+        raise ConfigError(problems) from error
+
+
+def _resolve(target: Any, key: str, base: type[Part]) -> type[Part]:
+    if not isinstance(target, str) or not target.startswith(PACKAGE):
+        raise ConfigError([f"{key}._target_: must name a class below '{PACKAGE}'; got {_shown(target)}"])
+    module, _, name = target.rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError([f"{key}._target_: there is no {target}"]) from error
+    if not (isinstance(cls, type) and issubclass(cls, base) and dataclasses.is_dataclass(cls)):
+        raise ConfigError([f"{key}._target_: {target} is not a {base.__name__}"])
+    return cast(type[Part], cls)
+
+
+def _missing(values: Mapping[str, Any]) -> list[str]:
+    return [name for name, value in values.items() if value == MISSING]
+
+
+def _explain(detail: Any, values: Mapping[str, Any], key: str, cls: type) -> str:
+    """One pydantic error as ``full.key: what is wrong; what would be right``."""
+    where = ".".join([key, *map(str, detail["loc"])])
+    known = sorted(field.name for field in dataclasses.fields(cls)) if dataclasses.is_dataclass(cls) else []
+    kind = detail["type"]
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        name = str(detail["loc"][-1])
+        return f"{where}: unknown key" + among(name, known)
+    if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return f"{where}: is not set; add {where}=VALUE"
+    if kind == "value_error":
+        # A range check of __post_init__: its message opens with the field.
+        return f"{key}.{detail['ctx']['error']}"
+    hint = ""
+    if detail["loc"] == ("pattern",) and isinstance(detail["input"], int):
+        hint = " (YAML reads 2:4 without quotes as a number in base 60; write '2:4')"
+    return f"{where}: {detail['msg'][0].lower()}{detail['msg'][1:]}; got {_shown(detail['input'])}{hint}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value) if not isinstance(value, Mapping) else "a group of settings"
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,29 @@
+"""Errors a user can act on.
+
+Every message is one line that says what is wrong, where (full config key, linear's name or file), what would be
+right, and what to do. The traceback goes to the log only.
+"""
+
+
+class NowagError(Exception):
+    """An experiment failed for a reason we can name."""
+
+    exit_code = 1
+
+
+class RequestError(NowagError):
+    """What was asked for cannot be done as asked; found before any work."""
+
+    exit_code = 2
+
+
+class ConfigError(RequestError):
+    """One or more config values are wrong; all of them are reported at once.
+
+    Args:
+        problems: one line each, opening with the full config key.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("; ".join(problems))

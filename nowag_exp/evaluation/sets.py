@@ -1,0 +1,82 @@
+"""Which text is evaluated on, and how its windows are taken."""
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+from nowag_exp.settings import settings
+from nowag_exp.text import DrawnTokens, HubText, LocalText, TextSource, Tokenizer, WikiSample, Windows, draw
+
+VERSION = 1
+"""Raised when the same windows and weights would give another value."""
+
+
+@settings
+class Evaluation(Windows, TextSource):
+    """Windows of tokens whose perplexity is measured.
+
+    Attributes:
+        n_windows: how many windows of ``context_length`` tokens; ``null`` for all that are whole.
+    """
+
+    n_windows: int | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_windows is None and self.is_random:
+            raise ValueError(
+                f"n_windows: null (all windows) needs sampling=sequential or evenly_spaced, not {self.sampling}; "
+                "set a number"
+            )
+        if self.n_windows is not None and self.n_windows < 1:
+            raise ValueError(f"n_windows: must be at least 1, or null for all; got {self.n_windows}")
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """Name of the text in the protocol's name."""
+
+    @property
+    def protocol(self) -> str:
+        """Name of the protocol: ``wikitext2@4096``."""
+        return f"{self.label}@{self.context_length}"
+
+    def tokens(self, tokenizer: Tokenizer) -> DrawnTokens:
+        """Take the windows with the model's tokenizer."""
+        return draw(self.documents(), tokenizer, self, self.n_windows, "evaluation")
+
+    def identity(self) -> dict[str, Any]:
+        """What fixes the windows, given the tokenizer, and how they are measured."""
+        text = self.source_identity()
+        return {"version": VERSION, "text": text, "n_windows": self.n_windows, **self.windows_identity()}
+
+
+@settings
+class HubEvaluation(Evaluation, HubText):
+    """On files of a data set on the hub."""
+
+    name: str
+
+    @property
+    def label(self) -> str:
+        return self.name
+
+
+@settings
+class LocalEvaluation(Evaluation, LocalText):
+    """On files of the user."""
+
+    @property
+    def label(self) -> str:
+        return f"files:{Path(self.path).name}"
+
+
+@settings
+class WikiSampleEvaluation(Evaluation, WikiSample):
+    """On the packaged Wikipedia articles."""
+
+    name: str
+
+    @property
+    def label(self) -> str:
+        return self.name

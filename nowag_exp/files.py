@@ -1,0 +1,89 @@
+"""Files that are either whole or absent: hashing, atomic writes, the user's cache folder."""
+
+import functools
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import platformdirs
+from filelock import FileLock
+
+CACHE_VARIABLE = "NOWAG_EXP_CACHE"
+
+
+def cache_dir() -> Path:
+    """The folder for downloads and converted models; ``NOWAG_EXP_CACHE`` moves it."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("nowag_exp"))
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file's content; an unchanged file is read once a process."""
+    state = path.stat()
+    return _sha256_of_state(path.resolve(), state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+
+
+@functools.lru_cache(maxsize=4096)
+def _sha256_of_state(path: Path, size: int, modified: int, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; rename it to ``path`` only if the body ends well.
+
+    A reader sees the old file or the whole new one, also after a power cut (the file is fsynced before the rename).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        # mkstemp makes private files; results are shared like any other file of the user's.
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give an empty temporary folder beside ``path``; rename it to ``path`` only if the body ends well.
+
+    The caller holds the lock of ``path``, so folders that a killed process left behind are removed first.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left_behind in path.parent.glob(f".{path.name}.*.tmp"):
+        shutil.rmtree(left_behind)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as opened:
+                    os.fsync(opened.fileno())
+        temporary.chmod(0o777 & ~_umask())
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def locked(path: Path) -> FileLock:
+    """A lock for the work that creates ``path``; freed by the operating system when its owner dies."""
+    locks = path.parent / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    return FileLock(locks / f"{path.name}.lock")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,44 @@
+"""The irregularity ledger: whatever was not the textbook path, kept with the record and shown in the table."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Kind = Literal["dead_columns", "overlapping_sequences", "corrupted_store_entry"]
+
+
+@dataclass(frozen=True)
+class Irregularity:
+    """One kind of irregularity at one place.
+
+    Attributes:
+        kind: ``dead_columns``: inputs that were 0 on every calibration token; ``overlapping_sequences``: calibration
+            sequences that share text; ``corrupted_store_entry``: a stored stage was damaged, so it was computed again.
+        where: the linear, site or file.
+        detail: in words.
+        count: how many.
+    """
+
+    kind: Kind
+    where: str
+    detail: str
+    count: int
+
+
+class Ledger:
+    """Collects irregularities in the order in which they happen."""
+
+    def __init__(self) -> None:
+        self.entries: list[Irregularity] = []
+
+    def add(self, kind: Kind, where: str, detail: str, count: int = 1) -> None:
+        """Write one down."""
+        assert kind in get_args(Kind)
+        self.entries.append(Irregularity(kind, where, detail, count))
+
+
+def summary(entries: list[Irregularity]) -> str:
+    """``dead_columns:3 overlapping_sequences:2``; empty if all was regular."""
+    counts: dict[str, int] = {}
+    for entry in entries:
+        counts[entry.kind] = counts.get(entry.kind, 0) + entry.count
+    return " ".join(f"{kind}:{count}" for kind, count in sorted(counts.items()))

@@ -1,0 +1,10 @@
+"""One file a method; see README.md here for how to add one."""
+
+from nowag_exp.methods.base import Method, Needs, SiteStatistics
+from nowag_exp.methods.dense import Dense
+from nowag_exp.methods.magnitude import Magnitude
+from nowag_exp.methods.nowag_p import NoWagP
+from nowag_exp.methods.pruning import Pruner
+from nowag_exp.methods.wanda import Wanda
+
+__all__ = ["Dense", "Magnitude", "Method", "Needs", "NoWagP", "Pruner", "SiteStatistics", "Wanda"]

@@ -1,0 +1,93 @@
+"""The contract of a method: settings, and one pure function of an input site."""
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nowag_exp.formats import CompressedWeight
+
+Propagate = Literal["dense", "compressed"]
+
+
+class Needs(enum.Enum):
+    """What a method must know of the activations at an input site."""
+
+    NOTHING = "nothing"
+    DIAGONAL = "diagonal"
+
+
+@dataclass(frozen=True)
+class SiteStatistics:
+    """What was seen at one input site.
+
+    Attributes:
+        n_tokens: number of activation vectors ``x`` seen.
+        sum_of_squares: ``Σ x_j²`` over them, fp64.
+    """
+
+    n_tokens: int
+    sum_of_squares: Float[Tensor, " d_in"]
+
+    def to(self, device: torch.device) -> "SiteStatistics":
+        """The same on another device."""
+        return replace(self, sum_of_squares=self.sum_of_squares.to(device))
+
+    @property
+    def hessian_diagonal(self) -> Float[Tensor, " d_in"]:
+        """``H_jj = 2/n Σ x_j²``."""
+        return self.sum_of_squares * (2 / self.n_tokens)
+
+    @property
+    def input_norms(self) -> Float[Tensor, " d_in"]:
+        """``‖X_j‖₂``, the norm of input ``j`` over all tokens."""
+        return self.sum_of_squares.sqrt()
+
+
+def required(statistics: SiteStatistics | None) -> SiteStatistics:
+    """The statistics of a method that declared it needs some."""
+    assert statistics is not None, "the walk gives statistics to every method whose `needs` asks for them"
+    return statistics
+
+
+class Method(ABC):
+    """Settings of a method, and what it does to the linears of one input site.
+
+    Subclasses are decorated with ``@settings``. They see weights and statistics only: never modules, hooks, files or
+    devices.
+    """
+
+    version: ClassVar[int]
+    """Raised whenever the same settings would give other weights; older results are then not served any more."""
+
+    needs: ClassVar[Needs]
+
+    name: str
+    propagate: Propagate
+    """Whether a block is calibrated on ``dense`` activations or on those of the ``compressed`` blocks before it."""
+
+    @abstractmethod
+    def compress(
+        self, weights: Mapping[str, Float[Tensor, "..."]], statistics: SiteStatistics | None
+    ) -> dict[str, CompressedWeight]:
+        """Compress the linears that read one activation.
+
+        Args:
+            weights: ``(d_out, d_in)`` weights by linear name; they share ``d_in`` but not ``d_out``.
+            statistics: of the activation they read; ``None`` only if the method needs nothing.
+        """
+
+    def check_width(self, linear: str, d_in: int) -> str | None:
+        """Say what is wrong with compressing a linear of this input width, before anything is loaded; else ``None``."""
+        del linear, d_in
+        return None
+
+    def identity(self) -> dict[str, Any]:
+        """What fixes the result: the class, its version and its settings."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}  # type: ignore[attr-defined]
+        return {"class": type(self).__qualname__, "version": self.version, **values}

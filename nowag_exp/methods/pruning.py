@@ -1,0 +1,103 @@
+"""What all pruners share: how many weights go, what competes with what, and the format that holds the rest."""
+
+import re
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from nowag_exp.formats import CompressedWeight, SparseWeight
+from nowag_exp.methods.base import Method, Propagate, SiteStatistics
+from nowag_exp.ops.masks import n_of_m_mask, rowwise_mask, unstructured_mask
+from nowag_exp.settings import settings
+
+UNSTRUCTURED = "unstructured"
+
+
+class NOfM(NamedTuple):
+    """``n`` weights kept of each ``m`` consecutive inputs."""
+
+    n: int
+    m: int
+
+    @property
+    def sparsity(self) -> float:
+        return 1 - self.n / self.m
+
+
+def parse_pattern(pattern: str) -> NOfM | None:
+    """Read ``unstructured`` (``None``) or ``N:M``.
+
+    Raises:
+        ValueError: if it is neither, or not ``0 < N <= M``.
+    """
+    if pattern == UNSTRUCTURED:
+        return None
+    match = re.fullmatch(r"([0-9]+):([0-9]+)", pattern)
+    if match is None or not 0 < int(match[1]) <= int(match[2]):
+        raise ValueError(
+            f"pattern: must be '{UNSTRUCTURED}' or 'N:M' with 0 < N <= M (N kept of each M consecutive inputs), "
+            f"such as '2:4'; got '{pattern}'"
+        )
+    return NOfM(int(match[1]), int(match[2]))
+
+
+@settings
+class Pruner(Method):
+    """Scores the weights and keeps the best.
+
+    Attributes:
+        sparsity: fraction removed, in ``[0, 1)``; ``1 - N/M`` for ``N:M``.
+        pattern: ``unstructured`` or ``N:M`` (N kept of each M consecutive inputs).
+    """
+
+    rows_compete_apart: ClassVar[bool] = False
+    """Unstructured only: compare within each output row instead of over the whole matrix."""
+
+    name: str
+    sparsity: float
+    pattern: str
+    propagate: Propagate
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sparsity < 1:
+            raise ValueError(f"sparsity: must be in [0, 1), the fraction of weights removed; got {self.sparsity:g}")
+        n_of_m = parse_pattern(self.pattern)
+        if n_of_m and abs(n_of_m.sparsity - self.sparsity) > 1e-9:
+            raise ValueError(
+                f"sparsity: {self.sparsity:g} contradicts pattern={self.pattern}, which removes {n_of_m.sparsity:g}; "
+                "leave sparsity out (it follows from the pattern)"
+            )
+
+    @abstractmethod
+    def score(
+        self, weight: Float[Tensor, "d_out d_in"], statistics: SiteStatistics | None
+    ) -> Float[Tensor, "d_out d_in"]:
+        """Importance of each weight, fp32; the highest are kept."""
+
+    def mask(self, scores: Float[Tensor, "d_out d_in"]) -> Bool[Tensor, "d_out d_in"]:
+        """True where a weight is kept."""
+        n_of_m = parse_pattern(self.pattern)
+        if n_of_m:
+            return n_of_m_mask(scores, n_of_m.n, n_of_m.m)
+        select = rowwise_mask if self.rows_compete_apart else unstructured_mask
+        return select(scores, self.sparsity)
+
+    def compress(
+        self, weights: Mapping[str, Float[Tensor, "..."]], statistics: SiteStatistics | None
+    ) -> dict[str, CompressedWeight]:
+        return {
+            linear: SparseWeight.from_mask(weight, self.mask(self.score(weight, statistics)))
+            for linear, weight in weights.items()
+        }
+
+    def check_width(self, linear: str, d_in: int) -> str | None:
+        n_of_m = parse_pattern(self.pattern)
+        if n_of_m and d_in % n_of_m.m:
+            return (
+                f"pattern: {self.pattern} needs input widths that {n_of_m.m} divides, but {linear} has {d_in} inputs; "
+                "choose an M that divides it"
+            )
+        return None

@@ -1,0 +1,19 @@
+"""Where weights come from, and the blocks and input sites of a model."""
+
+from nowag_exp.models.blocks import SITES, CausalLM, Site
+from nowag_exp.models.checkpoint import Checkpoint
+from nowag_exp.models.packaged import PackagedModel
+from nowag_exp.models.sources import HubModel, LocalModel, ModelSource
+from nowag_exp.models.tiny import TinyModel
+
+__all__ = [
+    "SITES",
+    "CausalLM",
+    "Checkpoint",
+    "HubModel",
+    "LocalModel",
+    "ModelSource",
+    "PackagedModel",
+    "Site",
+    "TinyModel",
+]

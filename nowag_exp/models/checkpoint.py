@@ -1,0 +1,121 @@
+"""A folder in Hugging Face layout: is it whole, what is its architecture, what are its tensors."""
+
+import json
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from nowag_exp.errors import RequestError
+from nowag_exp.files import sha256_file
+
+WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
+TOKENIZER_PATTERNS = ("tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt")
+ALL_PATTERNS = ("config.json", "generation_config.json", *WEIGHT_PATTERNS, *TOKENIZER_PATTERNS)
+
+
+class Checkpoint:
+    """Safetensors weights, configuration and tokenizer in one folder.
+
+    Raises:
+        RequestError: on construction, naming the folder or file, if it is not a whole checkpoint.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if not folder.is_dir():
+            raise RequestError(
+                f"{folder}: no such folder; give one in Hugging Face layout (config.json, *.safetensors)"
+            )
+        self.config = read_config(folder)
+        missing = [path.name for path in self.weight_files if not path.is_file()]
+        if missing or not self.weight_files:
+            names = ", ".join(missing) or "*.safetensors"
+            raise RequestError(f"{folder}: is no whole checkpoint, {names} is missing; download the folder again")
+        if not list(folder.glob("tokenizer*")):
+            raise RequestError(f"{folder}: has no tokenizer (tokenizer.json or tokenizer.model); add the model's files")
+
+    @cached_property
+    def _index(self) -> dict[str, str] | None:
+        index = self.folder / "model.safetensors.index.json"
+        return _read_json(index)["weight_map"] if index.is_file() else None
+
+    @cached_property
+    def weight_files(self) -> list[Path]:
+        """The safetensors shards; those that the index names if there is one."""
+        if self._index is None:
+            return sorted(self.folder.glob("*.safetensors"))
+        names = sorted(set(self._index.values()))
+        strays = [name for name in names if Path(name).name != name]
+        if strays:
+            raise RequestError(
+                f"{self.folder}: the index names {strays[0]}, which is outside the folder; do not use it"
+            )
+        return [self.folder / name for name in names]
+
+    @cached_property
+    def _shard_of(self) -> dict[str, Path]:
+        if self._index is not None:
+            return {tensor: self.folder / shard for tensor, shard in self._index.items()}
+        shards: dict[str, Path] = {}
+        for path in self.weight_files:
+            with _open(path) as file:
+                shards |= dict.fromkeys(file.keys(), path)
+        return shards
+
+    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Read tensors by name, each shard opened once; the rest of the shard stays on disk.
+
+        Raises:
+            RequestError: naming the tensor or shard that is missing or broken.
+        """
+        by_shard: dict[Path, list[str]] = {}
+        for name in names:
+            if name not in self._shard_of:
+                raise RequestError(
+                    f"{self.folder}: has no tensor {name}; the checkpoint does not match its config.json"
+                )
+            by_shard.setdefault(self._shard_of[name], []).append(name)
+        tensors: dict[str, Tensor] = {}
+        for path, wanted in by_shard.items():
+            with _open(path) as file:
+                tensors |= {name: file.get_tensor(name) for name in wanted}
+        return tensors
+
+    def hashes(self) -> dict[str, str]:
+        """sha256 of every file that a result depends on: configuration, weights, tokenizer."""
+        tokenizer = [path for pattern in TOKENIZER_PATTERNS for path in self.folder.glob(pattern)]
+        files = {self.folder / "config.json", *self.weight_files, *tokenizer}
+        return {path.name: sha256_file(path) for path in sorted(files)}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a folder.
+
+    Raises:
+        RequestError: if there is none or it is not JSON.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise RequestError(f"{folder}: has no config.json; give a folder in Hugging Face layout")
+    return _read_json(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path}: cannot be read as JSON ({error}); download it again") from error
+    if not isinstance(content, dict):
+        raise RequestError(f"{path}: must hold one JSON object; download it again")
+    return content
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise RequestError(f"{path}: is not a whole safetensors file ({error}); download it again") from error

@@ -1,0 +1,129 @@
+"""Where a model comes from: the hub or a folder of the user. Both end as a folder in Hugging Face layout."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from nowag_exp.errors import RequestError
+from nowag_exp.hub import hub_file, hub_folder, resolve_commit
+from nowag_exp.models.blocks import CausalLM, check_architecture
+from nowag_exp.models.checkpoint import ALL_PATTERNS, TOKENIZER_PATTERNS, Checkpoint, read_config
+from nowag_exp.settings import settings
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+@settings
+class ModelSource(ABC):
+    """A model to compress.
+
+    Attributes:
+        context_length: tokens of a calibration sequence and an evaluation window unless their own setting says
+            otherwise. Papers use the native context for Llama-2 (4096) and 8192 for Llama-3; never taken from the
+            checkpoint, where newer models say 131072.
+        dtype: of the weights and activations.
+    """
+
+    context_length: int
+    dtype: Dtype
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """Name in tables."""
+
+    @abstractmethod
+    def folder(self) -> Path:
+        """Folder in Hugging Face layout; downloads or converts if need be."""
+
+    def tokenizer_folder(self) -> Path:
+        """Folder with the tokenizer, without getting the weights where that is possible."""
+        return self.folder()
+
+    @abstractmethod
+    def weights_identity(self) -> dict[str, Any]:
+        """What fixes the weights and tokenizer: hashes, or a repository with its commit."""
+
+    def architecture(self) -> dict[str, Any]:
+        """``config.json``, without getting the weights where that is possible."""
+        return read_config(self.folder())
+
+    def identity(self) -> dict[str, Any]:
+        """What fixes the model: weights and dtype."""
+        return {"class": type(self).__qualname__, "dtype": self.dtype, **self.weights_identity()}
+
+    def check(self) -> dict[str, int]:
+        """Check the architecture before anything is loaded.
+
+        Returns:
+            The input width of each linear of a block.
+
+        Raises:
+            RequestError: if it is not one whose blocks we know, or too short for ``context_length``.
+        """
+        config = self.architecture()
+        widths = check_architecture(config, self.label)
+        longest = config.get("max_position_embeddings")
+        if longest is not None and self.context_length > longest:
+            raise RequestError(
+                f"model.context_length={self.context_length}: {self.label} has {longest} positions; set at most that"
+            )
+        return widths
+
+    def load(self, device: torch.device) -> CausalLM:
+        """Load the weights onto ``device``."""
+        return CausalLM.load(Checkpoint(self.folder()), getattr(torch, self.dtype), device)
+
+
+@settings
+class HubModel(ModelSource):
+    """A model on the Hugging Face hub.
+
+    Attributes:
+        name: in tables.
+        repo: model id.
+        revision: commit, tag or branch; a branch is resolved to its commit.
+    """
+
+    name: str
+    repo: str
+    revision: str
+
+    @property
+    def label(self) -> str:
+        return self.name
+
+    def folder(self) -> Path:
+        return hub_folder(self.repo, self.revision, ALL_PATTERNS)
+
+    def tokenizer_folder(self) -> Path:
+        return hub_folder(self.repo, self.revision, ("config.json", *TOKENIZER_PATTERNS))
+
+    def architecture(self) -> dict[str, Any]:
+        return read_config(hub_file(self.repo, self.revision, "config.json", "model").parent)
+
+    def weights_identity(self) -> dict[str, Any]:
+        return {"repo": self.repo, "commit": resolve_commit(self.repo, self.revision, "config.json", "model")}
+
+
+@settings
+class LocalModel(ModelSource):
+    """A folder in Hugging Face layout.
+
+    Attributes:
+        path: of the folder, relative to the working directory.
+    """
+
+    path: str
+
+    @property
+    def label(self) -> str:
+        return self.folder().resolve().name
+
+    def folder(self) -> Path:
+        return Path(self.path).expanduser()
+
+    def weights_identity(self) -> dict[str, Any]:
+        return {"files": Checkpoint(self.folder()).hashes()}

@@ -1,0 +1,42 @@
+"""NoWag's weight normalisation (arXiv 2504.14569, algorithm 1)."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+EPSILON = 1e-5
+"""Added to every norm, as in the paper, so that a zero column or row stays zero instead of becoming NaN."""
+
+
+class Normalised(NamedTuple):
+    """A normalised weight and what undoes it.
+
+    Attributes:
+        weight: ``W̄``, fp32.
+        column_norms: ``r1``, one for each input.
+        row_norms: ``r2``, one for each output.
+    """
+
+    weight: Float[Tensor, "d_out d_in"]
+    column_norms: Float[Tensor, " d_in"]
+    row_norms: Float[Tensor, " d_out"]
+
+
+def normalise(weight: Float[Tensor, "d_out d_in"]) -> Normalised:
+    """Normalise by column norms, then by the row norms of the result.
+
+    ``r1_j = ‖W[:, j]‖₂ + ε``, ``r2_i = ‖(W / r1)[i, :]‖₂ + ε``, ``W̄_ij = W_ij / (r1_j · r2_i)``
+    (arXiv 2504.14569, algorithm 1), computed in fp32.
+    """
+    values = weight.float()
+    column_norms = torch.linalg.vector_norm(values, dim=0) + EPSILON
+    values = values / column_norms
+    row_norms = torch.linalg.vector_norm(values, dim=1) + EPSILON
+    return Normalised(values / row_norms[:, None], column_norms, row_norms)
+
+
+def denormalise(normalised: Normalised) -> Float[Tensor, "d_out d_in"]:
+    """Undo :func:`normalise`: ``W_ij = W̄_ij · r1_j · r2_i``."""
+    return normalised.weight * normalised.row_norms[:, None] * normalised.column_norms

@@ -1,0 +1,1 @@
+"""What is kept of an experiment, and the tables made from it."""

@@ -1,0 +1,84 @@
+"""Results of stages, kept under the hash of what they were computed from."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nowag_exp.files import atomic_write, locked
+from nowag_exp.ledger import Ledger
+
+
+def content_key(identity: Mapping[str, Any]) -> str:
+    """16 hex digits of the sha256 of a JSON value; equal values have equal keys, whatever the order of their keys."""
+    text = json.dumps(identity, sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Tensors of a stage, and notes on it."""
+
+    tensors: dict[str, Tensor]
+    notes: dict[str, Any]
+
+
+class Store:
+    """One safetensors file an entry, with a checksum of its content in its header.
+
+    Args:
+        root: folder; made when first written to.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, kind: str, key: str) -> Path:
+        """Where an entry is."""
+        return self.root / kind / f"{key}.safetensors"
+
+    def lock(self, kind: str, key: str) -> FileLock:
+        """Held while an entry is looked up and computed, so that two processes do not compute it twice."""
+        return locked(self.path(kind, key))
+
+    def load(self, kind: str, key: str, ledger: Ledger) -> Stored | None:
+        """An entry, or ``None`` if there is none; a damaged one is removed and written down in the ledger."""
+        path = self.path(kind, key)
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata() or {}
+                # Copies: a tensor must not change if the file under its memory map does.
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            notes = json.loads(header["notes"])
+            intact = header["checksum"] == _checksum(tensors, header["notes"])
+        except (SafetensorError, KeyError, ValueError, OSError):
+            intact = False
+        if not intact:
+            path.unlink()
+            ledger.add("corrupted_store_entry", f"{kind}/{path.name}", "damaged, so it was computed again")
+            return None
+        return Stored(tensors, notes)
+
+    def save(self, kind: str, key: str, stored: Stored) -> None:
+        """Write an entry, whole or not at all."""
+        notes = json.dumps(stored.notes, sort_keys=True)
+        header = {"notes": notes, "checksum": _checksum(stored.tensors, notes)}
+        with atomic_write(self.path(kind, key)) as temporary:
+            save_file(stored.tensors, temporary, metadata=header)
+
+
+def _checksum(tensors: Mapping[str, Tensor], notes: str) -> str:
+    digest = hashlib.sha256(notes.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,107 @@
+"""Documents of one file: .txt (one document), .jsonl (also gzipped; one a line), .parquet (one a row)."""
+
+import gzip
+import json
+import mmap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import overload
+
+from nowag_exp.errors import RequestError
+
+SUFFIXES = (".txt", ".jsonl", ".json.gz", ".parquet")
+
+
+def read_documents(path: Path, text_column: str) -> Sequence[str]:
+    """Documents of ``path`` in file order.
+
+    Raises:
+        RequestError: naming the file, if it is missing, unreadable, empty, not UTF-8, not what its suffix says, or
+            lacks ``text_column``.
+    """
+    try:
+        documents = _read(path, text_column)
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read ({error.strerror or error}); give a file that exists") from error
+    except UnicodeDecodeError as error:
+        raise RequestError(
+            f"{path}: is not UTF-8 text (byte {error.start} is 0x{error.object[error.start]:02x}); "
+            f"convert it, for example: iconv -f LATIN1 -t UTF-8 {path.name}"
+        ) from error
+    if not any(document.strip() for document in documents[:64]) and not any(map(str.strip, documents)):
+        raise RequestError(f"{path}: holds no text; give a file with some")
+    return documents
+
+
+def _read(path: Path, text_column: str) -> Sequence[str]:
+    if path.name.endswith(".txt"):
+        return [path.read_bytes().decode("utf-8")]
+    if path.name.endswith(".jsonl"):
+        return JsonLines(path, path.read_bytes() if path.stat().st_size == 0 else _map(path), text_column)
+    if path.name.endswith(".json.gz"):
+        return JsonLines(path, gzip.decompress(path.read_bytes()), text_column)
+    if path.name.endswith(".parquet"):
+        return _read_parquet(path, text_column)
+    raise RequestError(f"{path}: cannot read this kind of file; it must end in one of {', '.join(SUFFIXES)}")
+
+
+class JsonLines(Sequence[str]):
+    """Lines of a JSON Lines file, parsed when asked for: a draw needs few of the millions of documents.
+
+    Args:
+        path: named in errors.
+        content: the bytes of the file.
+        text_column: key of the text in each line.
+    """
+
+    def __init__(self, path: Path, content: bytes | mmap.mmap, text_column: str) -> None:
+        self._path, self._content, self._text_column = path, content, text_column
+        self._starts = [0]
+        while (end := content.find(b"\n", self._starts[-1])) >= 0:
+            self._starts.append(end + 1)
+        if self._starts[-1] < len(content):
+            self._starts.append(len(content) + 1)
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        line = self._content[self._starts[index] : self._starts[index + 1] - 1]
+        where = f"{self._path}: line {index + 1}"
+        try:
+            row = json.loads(line.decode("utf-8"))
+        except json.JSONDecodeError as error:
+            raise RequestError(f"{where} is not JSON ({error.msg}); each line must be one JSON object") from error
+        if not isinstance(row, dict) or not isinstance(row.get(self._text_column), str):
+            has = ", ".join(sorted(row)) if isinstance(row, dict) else type(row).__name__
+            raise RequestError(f"{where} has no text in '{self._text_column}' (it has: {has}); set text_column")
+        return row[self._text_column]
+
+
+def _map(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _read_parquet(path: Path, text_column: str) -> list[str]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        names = parquet.read_schema(path).names
+        if text_column not in names:
+            raise RequestError(f"{path}: has no column '{text_column}' (it has: {', '.join(names)}); set text_column")
+        return parquet.read_table(path, columns=[text_column])[text_column].to_pylist()
+    except pyarrow.ArrowInvalid as error:
+        raise RequestError(f"{path}: is not a Parquet file ({error}); give one") from error

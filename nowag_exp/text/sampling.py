@@ -1,0 +1,206 @@
+"""Windows of tokens drawn from documents, as the papers draw them, with a hash of what was drawn."""
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from nowag_exp.errors import RequestError
+from nowag_exp.settings import settings
+from nowag_exp.text.tokenizer import Encode, Tokenizer
+
+
+@settings
+class Windows:
+    """How windows of tokens are drawn from documents.
+
+    Attributes:
+        context_length: tokens of a window, its BOS included.
+        sampling: ``random_in_document`` draws a document, draws again if it is shorter than a window, and then draws a
+            start in it (SparseGPT's, Wanda's and NoWag's C4 and RedPajama loaders, with the same use of Python's
+            generator); ``random`` draws starts in the joined documents (GPTQ's wikitext2 loader); ``sequential`` takes
+            the first windows of the joined documents, without overlap; ``evenly_spaced`` takes windows of the same
+            grid, spread over all of the joined documents.
+        separator: joins the documents.
+        bos: ``none``; ``first``: once, before the joined documents (or each drawn document); ``every``: each window
+            opens with it.
+        seed: of the draws.
+    """
+
+    context_length: int
+    sampling: Literal["random_in_document", "random", "sequential", "evenly_spaced"]
+    separator: str
+    bos: Literal["none", "first", "every"]
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.context_length < 2:
+            raise ValueError(f"context_length: must be at least 2 tokens; got {self.context_length}")
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the seed matters."""
+        return self.sampling in ("random_in_document", "random")
+
+    def windows_identity(self) -> dict[str, Any]:
+        """What fixes the windows, given the documents; what the sampling has no use for is left out."""
+        return {
+            "context_length": self.context_length,
+            "sampling": self.sampling,
+            "separator": None if self.sampling == "random_in_document" else self.separator,
+            "bos": self.bos,
+            "seed": self.seed if self.is_random else None,
+        }
+
+
+@dataclass(frozen=True)
+class DrawnTokens:
+    """Windows of token ids.
+
+    Attributes:
+        ids: one window a row.
+        n_overlapping: windows that share text with another one.
+    """
+
+    ids: Int64[Tensor, "windows context"]
+    n_overlapping: int
+
+    @property
+    def sha256(self) -> str:
+        """Of the ids as int64 little-endian, row by row."""
+        return hashlib.sha256(self.ids.numpy().astype("<i8").tobytes()).hexdigest()
+
+
+def draw(documents: Sequence[str], tokenizer: Tokenizer, windows: Windows, n: int | None, where: str) -> DrawnTokens:
+    """Draw ``n`` windows; ``None``, for sampling that is not random, takes all that are whole.
+
+    Args:
+        documents: in order.
+        tokenizer: of the model.
+        windows: how to draw.
+        n: number of windows.
+        where: the config group, for messages.
+
+    Raises:
+        RequestError: if the text is too short (it says how many tokens there are and how many are needed), or a BOS
+            is asked of a tokenizer without one.
+    """
+    encode, bos_token = tokenizer.encode, tokenizer.bos
+    if windows.bos != "none" and bos_token is None:
+        raise RequestError(f"{where}.bos={windows.bos}: the model's tokenizer has no BOS token; set {where}.bos=none")
+    prefix = [] if bos_token is None else [bos_token]
+    first = prefix if windows.bos == "first" else []
+    every = prefix if windows.bos == "every" else []
+    length = windows.context_length - len(every)
+    if windows.sampling == "random_in_document":
+        assert n is not None
+        spans = _draw_in_documents(documents, lambda text: first + encode(text), length, n, windows.seed, where)
+    elif windows.sampling == "random":
+        assert n is not None
+        stream = first + encode(windows.separator.join(documents))
+        spans = _draw_in_stream(stream, length, n, windows.seed, where)
+    elif windows.sampling == "evenly_spaced":
+        stream = first + encode(windows.separator.join(documents))
+        spans = _evenly_spaced(_grid(stream, length, n or 1, where), n)
+    else:
+        needed = None if n is None else n * length
+        stream = first + _first_tokens(documents, encode, windows.separator, needed)
+        spans = _grid(stream, length, n or 1, where)[:n]
+    ids = torch.tensor([every + span.tokens for span in spans], dtype=torch.int64)
+    return DrawnTokens(ids, _count_overlapping(spans, length))
+
+
+@dataclass(frozen=True)
+class _Span:
+    document: int
+    start: int
+    tokens: list[int]
+
+
+def _draw_in_documents(
+    documents: Sequence[str], encode: Encode, length: int, n: int, seed: int, where: str
+) -> list[_Span]:
+    generator = random.Random(seed)
+    too_short: dict[int, int] = {}
+    spans: list[_Span] = []
+    while len(spans) < n:
+        if len(too_short) == len(documents):
+            raise RequestError(
+                f"{where}: the longest of {len(documents)} documents has {max(too_short.values(), default=0)} tokens, "
+                f"but {length} are needed; set a smaller {where}.context_length, or {where}.sampling=random to draw "
+                "from the joined documents"
+            )
+        index = generator.randint(0, len(documents) - 1)
+        if index in too_short:
+            continue
+        tokens = encode(documents[index])
+        if len(tokens) < length:
+            too_short[index] = len(tokens)
+            continue
+        start = _draw_start(generator, len(tokens), length)
+        spans.append(_Span(index, start, tokens[start : start + length]))
+    return spans
+
+
+def _draw_in_stream(stream: list[int], length: int, n: int, seed: int, where: str) -> list[_Span]:
+    if len(stream) < length:
+        raise _too_short(where, len(stream), length)
+    generator = random.Random(seed)
+    starts = [_draw_start(generator, len(stream), length) for _ in range(n)]
+    return [_Span(0, start, stream[start : start + length]) for start in starts]
+
+
+def _draw_start(generator: random.Random, available: int, length: int) -> int:
+    # The papers' loaders draw from [0, available - length - 1] and fail on an exact fit; an exact fit starts at 0 here.
+    return 0 if available == length else generator.randint(0, available - length - 1)
+
+
+def _grid(stream: list[int], length: int, at_least: int, where: str) -> list[_Span]:
+    """All whole windows of the stream, side by side."""
+    count = len(stream) // length
+    if count < at_least:
+        raise _too_short(where, len(stream), at_least * length)
+    return [_Span(0, i * length, stream[i * length : (i + 1) * length]) for i in range(count)]
+
+
+def _evenly_spaced(spans: list[_Span], n: int | None) -> list[_Span]:
+    if n is None:
+        return spans
+    return [spans[i * len(spans) // n] for i in range(n)]
+
+
+def _first_tokens(documents: Sequence[str], encode: Encode, separator: str, needed: int | None) -> list[int]:
+    """The first tokens of the joined documents, at least ``needed`` if there are so many; all of them if ``None``.
+
+    The text is encoded joined, since the boundary of two documents may be inside a token. Of a large corpus only the
+    start is: a cut can change the tokens beside it, so as many again as are needed, and 1024 more, lie before it.
+    """
+    count = len(documents) if needed is None else 16
+    while True:
+        tokens = encode(separator.join(documents[:count]))
+        if needed is None or count >= len(documents) or len(tokens) >= 2 * needed + 1024:
+            return tokens
+        count *= 4
+
+
+def _too_short(where: str, has: int, needed: int) -> RequestError:
+    return RequestError(
+        f"{where}: the text has {has} tokens, but {needed} are needed; "
+        "give more text, or ask for fewer or shorter windows"
+    )
+
+
+def _count_overlapping(spans: list[_Span], length: int) -> int:
+    overlapping: set[int] = set()
+    order = sorted(range(len(spans)), key=lambda i: (spans[i].document, spans[i].start))
+    for left, right in pairwise(order):
+        same = spans[left].document == spans[right].document
+        if same and spans[right].start < spans[left].start + length:
+            overlapping |= {left, right}
+    return len(overlapping)

@@ -1,0 +1,123 @@
+"""Where documents come from: the Hugging Face hub, files of the user, or the packaged Wikipedia sample."""
+
+import glob
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nowag_exp.errors import RequestError
+from nowag_exp.files import sha256_file
+from nowag_exp.hub import hub_file, resolve_commit
+from nowag_exp.settings import settings
+from nowag_exp.text.readers import read_documents
+
+
+class TextSource(ABC):
+    """An ordered list of documents with a name that fixes its content."""
+
+    @abstractmethod
+    def documents(self) -> Sequence[str]:
+        """The documents, in order. May download."""
+
+    @abstractmethod
+    def source_identity(self) -> dict[str, Any]:
+        """What fixes the content: hashes, or a repository with its commit."""
+
+
+@settings
+class HubText(TextSource):
+    """Files of a data set on the hub.
+
+    Attributes:
+        repo: data set id.
+        revision: commit, tag or branch; a branch is resolved to its commit.
+        files: paths in the repository, read in this order.
+        text_column: where the text of a row is.
+        first_documents: read only this many; ``null`` for all.
+    """
+
+    repo: str
+    revision: str
+    files: tuple[str, ...]
+    text_column: str
+    first_documents: int | None
+
+    def documents(self) -> Sequence[str]:
+        paths = [hub_file(self.repo, self.revision, file, repo_type="dataset") for file in self.files]
+        documents = _joined([read_documents(path, self.text_column) for path in paths])
+        return documents if self.first_documents is None else documents[: self.first_documents]
+
+    def source_identity(self) -> dict[str, Any]:
+        commit = resolve_commit(self.repo, self.revision, self.files[0], repo_type="dataset")
+        return {
+            "repo": self.repo,
+            "commit": commit,
+            "files": list(self.files),
+            "text_column": self.text_column,
+            "first_documents": self.first_documents,
+        }
+
+
+@settings
+class LocalText(TextSource):
+    """Files of the user.
+
+    Attributes:
+        path: a file or a glob, relative to the working directory; matches are read in sorted order.
+        text_column: where the text of a row is, for .jsonl and .parquet.
+    """
+
+    path: str
+    text_column: str
+
+    def paths(self) -> list[Path]:
+        """The files that ``path`` names.
+
+        Raises:
+            RequestError: if there are none.
+        """
+        found = sorted(Path(name) for name in glob.glob(str(Path(self.path).expanduser()), recursive=True))
+        files = [path for path in found if path.is_file()]
+        if not files:
+            raise RequestError(
+                f"path={self.path}: no such file; give a .txt, .jsonl or .parquet file, or a glob of them"
+            )
+        return files
+
+    def documents(self) -> Sequence[str]:
+        return _joined([read_documents(path, self.text_column) for path in self.paths()])
+
+    def source_identity(self) -> dict[str, Any]:
+        hashes = []
+        for path in self.paths():
+            try:
+                hashes.append(sha256_file(path))
+            except OSError as error:
+                raise RequestError(f"{path}: cannot be read ({error.strerror}); give a readable file") from error
+        return {"sha256": hashes, "text_column": self.text_column}
+
+
+def _joined(parts: list[Sequence[str]]) -> Sequence[str]:
+    if len(parts) == 1:
+        return parts[0]
+    return Chained(parts)
+
+
+class Chained(Sequence[str]):
+    """Several lists of documents as one, without reading them."""
+
+    def __init__(self, parts: list[Sequence[str]]) -> None:
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        for part in self._parts:
+            if index < len(part):
+                return part[index]
+            index -= len(part)
+        raise IndexError(index)

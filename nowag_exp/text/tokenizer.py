@@ -1,0 +1,44 @@
+"""A model's tokenizer, without its habit of adding special tokens."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nowag_exp.errors import RequestError
+from nowag_exp.quiet import quiet_libraries
+
+Encode = Callable[[str], list[int]]
+"""Text to token ids, without special tokens."""
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """What drawing windows needs of a tokenizer.
+
+    Attributes:
+        encode: text to token ids; special tokens are the protocol's business, so none are added.
+        bos: id of the BOS token; ``None`` if there is none.
+    """
+
+    encode: Encode
+    bos: int | None
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Load from a folder in Hugging Face layout; no code from the folder is run.
+
+    Raises:
+        RequestError: if the folder has no usable tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet_libraries():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise RequestError(f"{folder}: its tokenizer cannot be loaded ({reason}); download the model again") from error
+    return Tokenizer(
+        encode=lambda text: tokenizer(text, add_special_tokens=False, verbose=False).input_ids,
+        bos=tokenizer.bos_token_id,
+    )

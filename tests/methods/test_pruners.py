@@ -1,0 +1,150 @@
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from nowag_exp.formats import SparseWeight
+from nowag_exp.methods import Magnitude, NoWagP, SiteStatistics, Wanda
+
+
+def _load_reference() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("reference", Path(__file__).with_name("reference.py"))
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+reference = _load_reference()
+
+
+def random_case(
+    seed: int, d_out: int = 12, d_in: int = 16, n_tokens: int = 40
+) -> tuple[Tensor, Tensor, SiteStatistics]:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(d_out, d_in, generator=generator)
+    activations = torch.randn(n_tokens, d_in, generator=generator) * torch.linspace(0.1, 3, d_in)
+    return weight, activations, SiteStatistics(n_tokens, activations.double().square().sum(dim=0))
+
+
+def mask_of(method: Magnitude | Wanda | NoWagP, weight: Tensor, statistics: SiteStatistics | None) -> list[list[bool]]:
+    compressed = method.compress({"w": weight}, statistics)["w"]
+    assert isinstance(compressed, SparseWeight)
+    return compressed.mask().tolist()
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.5, 0.9])
+def test_unstructured_masks_equal_the_slow_references(seed: int, sparsity: float) -> None:
+    weight, activations, statistics = random_case(seed)
+    settings = {"sparsity": sparsity, "pattern": "unstructured", "propagate": "dense"}
+    assert mask_of(Magnitude(name="magnitude", **settings), weight, None) == reference.magnitude_mask(weight, sparsity)
+    assert mask_of(Wanda(name="wanda", **settings), weight, statistics) == reference.wanda_mask(
+        weight, activations, sparsity
+    )
+    assert mask_of(NoWagP(name="nowag_p", **settings), weight, statistics) == reference.nowag_p_mask(
+        weight, activations, sparsity
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (4, 8)])
+def test_n_of_m_masks_equal_the_slow_references(seed: int, n: int, m: int) -> None:
+    weight, activations, statistics = random_case(seed)
+    settings = {"sparsity": 1 - n / m, "pattern": f"{n}:{m}", "propagate": "dense"}
+    norms = activations.double().square().sum(dim=0).sqrt()
+    assert mask_of(Magnitude(name="m", **settings), weight, None) == reference.n_of_m(weight.abs().tolist(), n, m)
+    assert mask_of(Wanda(name="w", **settings), weight, statistics) == reference.n_of_m(
+        (weight.double().abs() * norms).tolist(), n, m
+    )
+    assert mask_of(NoWagP(name="p", **settings), weight, statistics) == reference.n_of_m(
+        reference.nowag_p_scores(weight, activations), n, m
+    )
+
+
+def test_wanda_two_by_two_worked_by_hand() -> None:
+    # ‖X‖ = (1, 3): scores are [[4, 3], [1, 6]]; each row keeps its better one.
+    statistics = SiteStatistics(1, torch.tensor([1.0, 9.0], dtype=torch.float64))
+    wanda = Wanda(name="wanda", sparsity=0.5, pattern="unstructured", propagate="dense")
+    assert mask_of(wanda, torch.tensor([[4.0, 1.0], [1.0, -2.0]]), statistics) == [[True, False], [False, True]]
+
+
+def test_nowag_p_two_by_two_worked_by_hand() -> None:
+    # r1 = (5, 2) gives [[0.6, 0], [0.8, 1]]; r2 = (0.6, √1.64) gives W̄² = [[1, 0], [0.39, 0.61]]; H = (1, 1) keeps the
+    # 1 and the 0.61. With H = (1, 0.5) the last one scores 0.30 and the 0.39 stays in its place.
+    weight = torch.tensor([[3.0, 0.0], [4.0, 2.0]])
+    method = NoWagP(name="nowag_p", sparsity=0.5, pattern="unstructured", propagate="dense")
+    even = SiteStatistics(2, torch.tensor([1.0, 1.0], dtype=torch.float64))
+    uneven = SiteStatistics(2, torch.tensor([1.0, 0.5], dtype=torch.float64))
+    assert mask_of(method, weight, even) == [[True, False], [False, True]]
+    assert mask_of(method, weight, uneven) == [[True, False], [True, False]]
+
+
+@given(seed=st.integers(0, 2**16), scale=st.sampled_from([0.25, 2.0, 8.0]))
+def test_nowag_p_mask_does_not_change_when_the_weight_is_scaled(seed: int, scale: float) -> None:
+    # Powers of two scale exactly; what is left of ε is far below the gaps between scores of 12 x 16 normals.
+    weight, _, statistics = random_case(seed)
+    method = NoWagP(name="nowag_p", sparsity=0.5, pattern="unstructured", propagate="dense")
+    same = torch.tensor(mask_of(method, weight, statistics)) == torch.tensor(
+        mask_of(method, scale * weight, statistics)
+    )
+    assert same.float().mean() > 0.98
+
+
+@given(seed=st.integers(0, 2**16))
+def test_permuting_rows_permutes_the_mask(seed: int) -> None:
+    weight, _, statistics = random_case(seed)
+    order = torch.randperm(len(weight), generator=torch.Generator().manual_seed(seed))
+    for method in (
+        Wanda(name="wanda", sparsity=0.5, pattern="2:4", propagate="dense"),
+        Wanda(name="wanda", sparsity=0.5, pattern="unstructured", propagate="dense"),
+    ):
+        mask = torch.tensor(mask_of(method, weight, statistics))
+        assert torch.equal(torch.tensor(mask_of(method, weight[order], statistics)), mask[order])
+
+
+def test_kept_weights_keep_their_value_in_every_dtype() -> None:
+    weight, _, statistics = random_case(0)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        typed = weight.to(dtype)
+        compressed = NoWagP(name="p", sparsity=0.5, pattern="2:4", propagate="dense").compress(
+            {"w": typed}, statistics
+        )["w"]
+        assert isinstance(compressed, SparseWeight)
+        values = compressed.decompress()
+        assert values.dtype == dtype
+        assert torch.equal(values, typed * compressed.mask())
+
+
+def test_the_defaults_of_the_papers_are_in_conf() -> None:
+    from nowag_exp.compose import compose
+
+    def propagate(method: str) -> str:
+        return compose([f"method={method}"])["method"]["propagate"]
+
+    assert propagate("wanda") == "compressed"
+    assert propagate("nowag_p") == "dense"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sparsity": 1.0}, r"sparsity: must be in \[0, 1\)"),
+        ({"sparsity": -0.1}, r"sparsity: must be in \[0, 1\)"),
+        ({"sparsity": float("nan")}, r"sparsity: must be in \[0, 1\)"),
+        ({"pattern": "4:2"}, "0 < N <= M"),
+        ({"pattern": "0:4"}, "0 < N <= M"),
+        ({"pattern": "2:4:8"}, "must be 'unstructured' or 'N:M'"),
+        ({"pattern": "half"}, "must be 'unstructured' or 'N:M'"),
+        ({"pattern": "1:4"}, "0.5 contradicts pattern=1:4, which removes 0.75"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, object], message: str) -> None:
+    values = {"name": "wanda", "sparsity": 0.5, "pattern": "unstructured", "propagate": "dense", **settings}
+    with pytest.raises(ValueError, match=message):
+        Wanda(**values)
