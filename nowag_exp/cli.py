@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from nowag_exp.errors import NowagError, RequestError
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from nowag_exp.records.tables import Format
 
 DESCRIPTION = "What does compression method M do to model X, under protocol P, and how sure are we?"
@@ -99,17 +101,19 @@ def describe_groups() -> str:
 def run(arguments: list[str]) -> int:
     """``run``: one experiment, or several with Hydra's ``--multirun``."""
     import hydra
-    from omegaconf import DictConfig
 
     from nowag_exp import compose
     from nowag_exp.layout import folder
 
     codes: list[int] = []
+    bugs: list[Exception] = []
 
-    def task(config: DictConfig) -> None:
-        with compose.reported(arguments):
-            resolved = compose.resolve(config)
-        codes.append(_guarded(lambda: _run_one(resolved)))
+    def task(config: "DictConfig") -> None:
+        # Hydra stops a multirun at the first exception, and what it raises itself is a bad request: keep ours apart.
+        try:
+            codes.append(_guarded(lambda: _run_one(config)))
+        except Exception as error:
+            bugs.append(error)
 
     compose.register_resolvers()
     sys.argv = ["nowag-exp run", *arguments]
@@ -128,10 +132,13 @@ def run(arguments: list[str]) -> int:
     finally:
         if not asked_for_traceback:
             del os.environ["HYDRA_FULL_ERROR"]
+    if bugs:
+        raise bugs[0]
     return max(codes, default=0)
 
 
-def _run_one(config: dict[str, object]) -> int:
+def _run_one(config: "DictConfig") -> int:
+    from nowag_exp.compose import reported, resolve
     from nowag_exp.config import build_experiment
     from nowag_exp.experiment import Workbench, check, recorded
     from nowag_exp.progress import Reporter
@@ -139,7 +146,9 @@ def _run_one(config: dict[str, object]) -> int:
     from nowag_exp.records.tables import render
     from nowag_exp.runner import run_logged
 
-    experiment, bench, reporter = build_experiment(config), Workbench(), Reporter()
+    with reported([]):
+        resolved = resolve(config)
+    experiment, bench, reporter = build_experiment(resolved), Workbench(), Reporter()
     known = recorded(experiment)
     if known is None:
         check(experiment, bench)

@@ -89,7 +89,7 @@ def reported(overrides: list[str]) -> Iterator[None]:
         raise ConfigError([_explain_missing_option(error)]) from error
     except ConfigCompositionException as error:
         raise ConfigError([_explain_composition(error, overrides)]) from error
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError([" ".join(str(error).split())]) from error
 
 

@@ -147,23 +147,24 @@ def build(node: Any, key: str, base: type[Part]) -> Part:
         base: what the class must be.
 
     Raises:
-        ConfigError: on a class that is not ours or not a ``base``, and on unknown, missing, mistyped and out-of-range
-            values; all of them at once.
+        ConfigError: on a class that is not ours or not a ``base``; on unknown, missing and mistyped values, all of them
+            at once; and, if there are none, on the first value out of range.
     """
     if not isinstance(node, Mapping):
         raise ConfigError([f"{key}: must be a group of settings; got {_shown(node)}"])
     values = {name: value for name, value in node.items() if name != "_target_"}
     cls = _resolve(node.get("_target_"), key, base)
-    problems = [f"{key}.{name}: is not set; add {key}.{name}=VALUE" for name in _missing(values)]
+    unset = {name for name, value in values.items() if value == MISSING}
+    problems = [f"{key}.{name}: is not set; add {key}.{name}=VALUE" for name in sorted(unset)]
     # Checked as JSON: strict, so "0.5" is no number and 1 no boolean, yet a list may fill a tuple.
     try:
-        return TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
+        part = TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        for detail in error.errors():
-            line = _explain(detail, values, key, cls)
-            if not any(line.split(":")[0] == problem.split(":")[0] for problem in problems):
-                problems.append(line)
-        raise ConfigError(problems) from error
+        details = [detail for detail in error.errors() if not unset & set(detail["loc"])]
+        raise ConfigError(problems + [_explain(detail, key, cls) for detail in details]) from error
+    if problems:
+        raise ConfigError(problems)
+    return part
 
 
 def _resolve(target: Any, key: str, base: type[Part]) -> type[Part]:
@@ -179,11 +180,7 @@ def _resolve(target: Any, key: str, base: type[Part]) -> type[Part]:
     return cast(type[Part], cls)
 
 
-def _missing(values: Mapping[str, Any]) -> list[str]:
-    return [name for name, value in values.items() if value == MISSING]
-
-
-def _explain(detail: Any, values: Mapping[str, Any], key: str, cls: type) -> str:
+def _explain(detail: Any, key: str, cls: type) -> str:
     """One pydantic error as ``full.key: what is wrong; what would be right``."""
     where = ".".join([key, *map(str, detail["loc"])])
     known = sorted(field.name for field in dataclasses.fields(cls)) if dataclasses.is_dataclass(cls) else []

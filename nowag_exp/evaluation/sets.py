@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from nowag_exp.settings import settings
 from nowag_exp.text import DrawnTokens, HubText, LocalText, TextSource, Tokenizer, WikiSample, Windows, draw
@@ -18,6 +18,8 @@ class Evaluation(Windows, TextSource):
     Attributes:
         n_windows: how many windows of ``context_length`` tokens; ``null`` for all that are whole.
     """
+
+    group: ClassVar[str] = "evaluation"
 
     n_windows: int | None
 
@@ -43,7 +45,7 @@ class Evaluation(Windows, TextSource):
 
     def tokens(self, tokenizer: Tokenizer) -> DrawnTokens:
         """Take the windows with the model's tokenizer."""
-        return draw(self.documents(), tokenizer, self, self.n_windows, "evaluation")
+        return draw(self.documents(), tokenizer, self, self.n_windows)
 
     def identity(self) -> dict[str, Any]:
         """What fixes the windows, given the tokenizer, and how they are measured."""

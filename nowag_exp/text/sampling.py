@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Int64
@@ -32,6 +32,9 @@ class Windows:
             opens with it.
         seed: of the draws.
     """
+
+    group: ClassVar[str]
+    """Config group, for messages."""
 
     context_length: int
     sampling: Literal["random_in_document", "random", "sequential", "evenly_spaced"]
@@ -77,7 +80,7 @@ class DrawnTokens:
         return hashlib.sha256(self.ids.numpy().astype("<i8").tobytes()).hexdigest()
 
 
-def draw(documents: Sequence[str], tokenizer: Tokenizer, windows: Windows, n: int | None, where: str) -> DrawnTokens:
+def draw(documents: Sequence[str], tokenizer: Tokenizer, windows: Windows, n: int | None) -> DrawnTokens:
     """Draw ``n`` windows; ``None``, for sampling that is not random, takes all that are whole.
 
     Args:
@@ -85,13 +88,12 @@ def draw(documents: Sequence[str], tokenizer: Tokenizer, windows: Windows, n: in
         tokenizer: of the model.
         windows: how to draw.
         n: number of windows.
-        where: the config group, for messages.
 
     Raises:
         RequestError: if the text is too short (it says how many tokens there are and how many are needed), or a BOS
             is asked of a tokenizer without one.
     """
-    encode, bos_token = tokenizer.encode, tokenizer.bos
+    encode, bos_token, where = tokenizer.encode, tokenizer.bos, windows.group
     if windows.bos != "none" and bos_token is None:
         raise RequestError(f"{where}.bos={windows.bos}: the model's tokenizer has no BOS token; set {where}.bos=none")
     prefix = [] if bos_token is None else [bos_token]

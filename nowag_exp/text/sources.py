@@ -4,7 +4,7 @@ import glob
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from nowag_exp.errors import RequestError
 from nowag_exp.files import sha256_file
@@ -15,6 +15,9 @@ from nowag_exp.text.readers import read_documents
 
 class TextSource(ABC):
     """An ordered list of documents with a name that fixes its content."""
+
+    group: ClassVar[str]
+    """Config group, for messages."""
 
     @abstractmethod
     def documents(self) -> Sequence[str]:
@@ -81,7 +84,7 @@ class LocalText(TextSource):
         files = [path for path in found if path.is_file()]
         if not files:
             raise RequestError(
-                f"path={self.path}: no such file; give a .txt, .jsonl or .parquet file, or a glob of them"
+                f"{self.group}.path={self.path}: no such file; give a .txt, .jsonl or .parquet file, or a glob of them"
             )
         return files
 

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 from nowag_exp.errors import RequestError
 from nowag_exp.files import atomic_write, cache_dir, locked, sha256_file
+from nowag_exp.progress import note
 from nowag_exp.settings import settings
 from nowag_exp.text.readers import read_documents
 from nowag_exp.text.sources import TextSource
@@ -57,6 +58,7 @@ class WikiSample(TextSource):
     def _make(self, path: Path) -> None:
         with atomic_write(path) as temporary:
             self.wheel.unpack(temporary)
+            note("cleaning the Wikipedia articles (once)")
             articles = [{"title": title, "text": text} for title, text in clean_articles(temporary)]
             lines = (json.dumps(article, ensure_ascii=False) for article in articles)
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

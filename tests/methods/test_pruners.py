@@ -14,7 +14,8 @@ from nowag_exp.methods import Magnitude, NoWagP, SiteStatistics, Wanda
 
 def _load_reference() -> ModuleType:
     spec = importlib.util.spec_from_file_location("reference", Path(__file__).with_name("reference.py"))
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -7,7 +7,7 @@ from nowag_exp.ops.normalise import EPSILON, denormalise, normalise
 
 
 def test_two_by_two_worked_by_hand() -> None:
-    # Columns (3, 4) and (0, 2) have norms 5 and 2, so W / r1 is [[0.6, 0], [0.8, 1]]; its rows have norms 0.6 and √1.64.
+    # Columns (3, 4) and (0, 2) have norms 5 and 2, so W / r1 = [[0.6, 0], [0.8, 1]]; its rows have norms 0.6 and √1.64.
     result = normalise(torch.tensor([[3.0, 0.0], [4.0, 2.0]]))
     assert_close(result.column_norms, torch.tensor([5.0, 2.0]) + EPSILON)
     assert_close(result.row_norms, torch.tensor([0.6, 1.64**0.5]) + EPSILON, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,64 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from nowag_exp.calibration.statistics import Accumulator, from_tensors, to_tensors
+from nowag_exp.errors import NowagError
+from nowag_exp.methods import SiteStatistics
+from nowag_exp.models import SITES
+
+
+def accumulated(*batches: torch.Tensor) -> SiteStatistics:
+    accumulator = Accumulator()
+    for batch in batches:
+        accumulator.add(batch)
+    return accumulator.result("block 0, mlp_input")
+
+
+def test_two_tokens_worked_by_hand() -> None:
+    # x = (1, 2) and (3, 0): Σ x² = (10, 4), H_jj = 2/2 Σ x² = (10, 4), ‖X_j‖ = (√10, 2).
+    seen = accumulated(torch.tensor([[[1.0, 2.0], [3.0, 0.0]]]))
+    assert seen.n_tokens == 2
+    assert seen.hessian_diagonal.tolist() == [10, 4]
+    assert_close(seen.input_norms, torch.tensor([10**0.5, 2], dtype=torch.float64))
+
+
+@given(parts=st.lists(st.integers(1, 7), min_size=1, max_size=5), seed=st.integers(0, 999))
+def test_any_split_into_batches_gives_the_same(parts: list[int], seed: int) -> None:
+    tokens = torch.randn(sum(parts), 6, generator=torch.Generator().manual_seed(seed))
+    streamed = accumulated(*tokens.split(parts))
+    assert streamed.n_tokens == len(tokens)
+    assert_close(streamed.sum_of_squares, tokens.double().square().sum(dim=0), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_large_half_precision_activations_do_not_overflow(dtype: torch.dtype) -> None:
+    seen = accumulated(*[torch.full((1, 1000, 2), 1e4, dtype=dtype)] * 100)
+    exact = float(torch.tensor(1e4, dtype=dtype)) ** 2
+    assert_close(seen.hessian_diagonal, torch.full((2,), 2 * exact, dtype=torch.float64), rtol=1e-6, atol=0)
+
+
+def test_a_site_that_saw_no_token_raises_and_is_named() -> None:
+    with pytest.raises(NowagError, match="block 0, mlp_input: no token reached this input site"):
+        Accumulator().result("block 0, mlp_input")
+    with pytest.raises(NowagError, match="no token reached"):
+        accumulated(torch.zeros(0, 4))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_statistics_that_are_not_finite_raise_and_are_named(bad: float) -> None:
+    with pytest.raises(NowagError, match="block 0, mlp_input: 1 of 2 input columns have NaN or infinite"):
+        accumulated(torch.tensor([[bad, 1.0]]))
+
+
+def test_statistics_survive_the_store() -> None:
+    blocks = [
+        {site.name: SiteStatistics(3 + i, torch.rand(4, dtype=torch.float64)) for site in SITES} for i in range(2)
+    ]
+    back = from_tensors(to_tensors(blocks), 2)
+    for before, after in zip(blocks, back, strict=True):
+        for site in SITES:
+            assert before[site.name].n_tokens == after[site.name].n_tokens
+            assert torch.equal(before[site.name].sum_of_squares, after[site.name].sum_of_squares)

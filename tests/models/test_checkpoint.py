@@ -1,0 +1,155 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nowag_exp.compose import compose
+from nowag_exp.config import build
+from nowag_exp.errors import RequestError
+from nowag_exp.models import CausalLM, Checkpoint, LocalModel, ModelSource
+
+
+@pytest.fixture
+def folder(workplace: Path) -> Path:
+    """A copy of the tiny checkpoint that a test may damage."""
+    tiny = build(compose(["model=tiny"])["model"], "model", ModelSource)
+    return Path(shutil.copytree(tiny.folder(), workplace / "model"))
+
+
+def shard(folder: Path) -> None:
+    """Split the weights into two shards with an index, as large models have them."""
+    tensors = load_file(folder / "model.safetensors")
+    names = sorted(tensors)
+    parts = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
+    for file, part in parts.items():
+        save_file({name: tensors[name] for name in part}, folder / file, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": {name: file for file, part in parts.items() for name in part}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "model.safetensors").unlink()
+
+
+def load(folder: Path) -> CausalLM:
+    return CausalLM.load(Checkpoint(folder), torch.float32, torch.device("cpu"))
+
+
+def test_tensors_read_the_same_from_one_file_and_from_shards(folder: Path) -> None:
+    names = ["model.layers.0.mlp.up_proj.weight", "model.layers.1.self_attn.o_proj.weight", "model.norm.weight"]
+    whole = Checkpoint(folder).read(names)
+    shard(folder)
+    for name, tensor in Checkpoint(folder).read(names).items():
+        assert torch.equal(tensor, whole[name])
+
+
+def test_restoring_brings_the_original_weights_back(folder: Path) -> None:
+    shard(folder)
+    model = load(folder)
+    linear = model.module.model.layers[1].mlp.up_proj
+    original = linear.weight.clone()
+    model.replace_weight("model.layers.1.mlp.up_proj", torch.zeros_like(original))
+    assert not linear.weight.any()
+    model.restore()
+    assert torch.equal(linear.weight, original)
+
+
+def test_hashes_cover_configuration_weights_and_tokenizer_and_change_with_them(folder: Path) -> None:
+    before = Checkpoint(folder).hashes()
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(before)
+    config = folder / "config.json"
+    config.write_text(config.read_text() + "\n")
+    after = Checkpoint(folder).hashes()
+    assert {name for name in before if before[name] != after[name]} == {"config.json"}
+
+
+def remove(name: str):
+    return lambda folder: (folder / name).unlink()
+
+
+def shard_and_remove(folder: Path) -> None:
+    shard(folder)
+    (folder / "model-2.safetensors").unlink()
+
+
+def point_outside(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../../etc/passwd"}}')
+
+
+def write(name: str, content: str):
+    return lambda folder: (folder / name).write_text(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (remove("config.json"), "has no config.json; give a folder in Hugging Face layout"),
+        (remove("model.safetensors"), r"is no whole checkpoint, \*.safetensors is missing"),
+        (shard_and_remove, "is no whole checkpoint, model-2.safetensors is missing"),
+        (point_outside, "the index names ../../etc/passwd, which is outside the folder"),
+        (write("config.json", "{"), "cannot be read as JSON"),
+        (write("config.json", "[]"), "must hold one JSON object"),
+        (lambda folder: [path.unlink() for path in folder.glob("tokenizer*")], "has no tokenizer"),
+    ],
+)
+def test_a_folder_that_is_no_checkpoint_says_what_is_missing(folder: Path, damage, message: str) -> None:
+    damage(folder)
+    with pytest.raises(RequestError, match=message):
+        Checkpoint(folder)
+
+
+def test_a_truncated_weight_file_is_named(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(RequestError, match=r"model\.safetensors: is not a whole safetensors file"):
+        Checkpoint(folder).read(["model.norm.weight"])
+    with pytest.raises(RequestError, match="cannot be loaded"):
+        load(folder)
+
+
+def test_a_checkpoint_that_lacks_a_tensor_is_not_filled_with_random_numbers(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(
+        RequestError, match=r"1 tensors do not match config.json, such as model\.layers\.1\.mlp\.up_proj"
+    ):
+        load(folder)
+
+
+def local(folder: Path, **settings: object) -> LocalModel:
+    return LocalModel(**{"path": str(folder), "context_length": 64, "dtype": "float32", **settings})
+
+
+def test_a_model_of_another_architecture_is_refused_before_it_is_loaded(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["GPT2LMHeadModel"]}))
+    with pytest.raises(RequestError, match="GPT2LMHeadModel is not supported; give one of: LlamaForCausalLM"):
+        local(folder).check()
+
+
+def test_a_quantized_checkpoint_is_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"bits": 4}}))
+    with pytest.raises(RequestError, match="is quantized already; give its original checkpoint"):
+        local(folder).check()
+
+
+def test_a_context_longer_than_the_model_is_refused(folder: Path) -> None:
+    with pytest.raises(RequestError, match=r"model\.context_length=4096: model has 2048 positions"):
+        local(folder, context_length=4096).check()
+
+
+def test_input_widths_from_the_configuration_are_those_of_the_weights(folder: Path) -> None:
+    widths, model = local(folder).check(), load(folder)
+    assert len(widths) == 7
+    for path, width in widths.items():
+        assert model.blocks[0].get_submodule(path).weight.shape[1] == width
+
+
+def test_the_identity_of_a_local_model_is_its_content_not_its_path(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    assert local(folder).identity() == local(copy).identity()
+    (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
+    assert local(folder).identity() != local(copy).identity()

@@ -1,0 +1,134 @@
+"""Hub code paths on a folder in the layout of the hub's own cache, offline."""
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from huggingface_hub import constants
+
+from nowag_exp.compose import compose
+from nowag_exp.config import build, build_experiment
+from nowag_exp.errors import RequestError
+from nowag_exp.experiment import Workbench, check, run
+from nowag_exp.models import ModelSource
+from nowag_exp.progress import Reporter
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = workplace / "hub"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return folder
+
+
+def snapshot(hub: Path, kind: str, repo: str, commit: str = COMMIT) -> Path:
+    base = hub / f"{kind}s--{repo.replace('/', '--')}"
+    (base / "refs").mkdir(parents=True)
+    (base / "refs" / "main").write_text(commit)
+    folder = base / "snapshots" / commit
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def hub_model(hub: Path) -> Path:
+    tiny = build(compose(["model=tiny"])["model"], "model", ModelSource)
+    folder = snapshot(hub, "model", "meta-llama/Llama-2-7b-hf")
+    shutil.copytree(tiny.folder(), folder, dirs_exist_ok=True)
+    return folder
+
+
+def test_an_experiment_runs_from_the_hub_layout(hub: Path, hub_model: Path) -> None:
+    rows = ["", " = Title = \n", "Robert Boulter is an English film, television and theatre actor . \n" * 4]
+    wikitext = snapshot(hub, "dataset", "Salesforce/wikitext") / "wikitext-2-raw-v1"
+    wikitext.mkdir()
+    pd.DataFrame({"text": rows}).to_parquet(wikitext / "test-00000-of-00001.parquet")
+    c4 = snapshot(hub, "dataset", "allenai/c4") / "en"
+    c4.mkdir()
+    lines = "".join(json.dumps({"text": f"A web page, number {i}. " * 10}) + "\n" for i in range(30))
+    (c4 / "c4-train.00000-of-01024.json.gz").write_bytes(gzip.compress(lines.encode()))
+    experiment = build_experiment(
+        compose(
+            [
+                "model=llama2_7b",
+                "model.revision=main",
+                "model.context_length=64",
+                "model.dtype=float32",
+                "calibration=c4",
+                "calibration.revision=main",
+                "calibration.n_sequences=3",
+                "evaluation=wikitext2",
+                "evaluation.revision=main",
+                "method=wanda",
+            ]
+        )
+    )
+    bench = Workbench()
+    check(experiment, bench)
+    record = run(experiment, bench, Reporter())
+    identity = record.identity
+    assert identity["model"]["commit"] == COMMIT
+    assert identity["calibration"]["text"]["commit"] == COMMIT
+    assert record.metrics[0].protocol == "wikitext2@64"
+    # Joined by blank lines, BOS once: the tokens are those bytes, cut into windows.
+    text = "\n\n".join(rows).encode()
+    assert record.metrics[0].n_windows == (len(text) + 1) // 64
+    assert bench.tokens(experiment.model, experiment.evaluation).ids[0, 0] == 256  # the byte tokenizer's BOS
+    assert bench.tokens(experiment.model, experiment.evaluation).ids[1, 0] != 256
+
+
+def test_a_branch_is_resolved_to_its_commit_and_a_commit_asks_nobody(hub: Path, hub_model: Path) -> None:
+    at_branch = build(compose(["model=llama2_7b", "model.revision=main"])["model"], "model", ModelSource)
+    at_commit = build(compose(["model=llama2_7b", f"model.revision={COMMIT}"])["model"], "model", ModelSource)
+    assert at_branch.identity() == at_commit.identity()
+    nowhere = build(compose(["model=llama2_13b"])["model"], "model", ModelSource)
+    assert len(nowhere.identity()["commit"]) == 40
+
+
+def test_without_network_the_error_says_which_command_to_run(hub: Path) -> None:
+    model = build(compose(["model=llama3_8b"])["model"], "model", ModelSource)
+    with pytest.raises(
+        RequestError, match=r"not in the local cache.*run: hf download meta-llama/Meta-Llama-3-8B --rev"
+    ):
+        model.check()
+    experiment = build_experiment(compose(["model=tiny", "calibration=redpajama"]))
+    with pytest.raises(RequestError, match=r"dataset togethercomputer/.*hf download .* --repo-type dataset"):
+        experiment.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("GatedRepoError", "access is gated; accept its licence on https://huggingface.co/.*, then run: hf auth login"),
+        ("RepositoryNotFoundError", "not found, or private; check the id, or run: hf auth login"),
+        ("RevisionNotFoundError", "no such revision"),
+        ("HfHubHTTPError", "the hub did not answer"),
+    ],
+)
+def test_refusals_of_the_hub_say_what_to_do(monkeypatch: pytest.MonkeyPatch, error: str, message: str) -> None:
+    import httpx
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    def refuse(*args: object, **kwargs: object) -> str:
+        raise getattr(errors, error)("no", response=httpx.Response(403, request=httpx.Request("GET", "https://x")))
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    model = build(compose(["model=llama2_7b"])["model"], "model", ModelSource)
+    with pytest.raises(RequestError, match=message):
+        model.architecture()
+
+
+def test_half_a_model_in_the_cache_is_not_loaded(hub: Path, hub_model: Path) -> None:
+    (hub_model / "model.safetensors").unlink()
+    model = build(compose(["model=llama2_7b", f"model.revision={COMMIT}"])["model"], "model", ModelSource)
+    import torch
+
+    with pytest.raises(RequestError, match=r"is no whole checkpoint, \*.safetensors is missing"):
+        model.load(torch.device("cpu"))

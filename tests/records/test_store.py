@@ -1,0 +1,113 @@
+import multiprocessing
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from nowag_exp.files import atomic_folder, atomic_write
+from nowag_exp.ledger import Ledger
+from nowag_exp.records.store import Store, Stored, content_key
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+ENTRY = Stored({"a": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(3)}, {"seconds": 1.5})
+
+
+def test_an_entry_comes_back_as_it_was(store: Store) -> None:
+    store.save("statistics", "k", ENTRY)
+    back = store.load("statistics", "k", Ledger())
+    assert back is not None
+    assert back.notes == ENTRY.notes
+    assert all(torch.equal(back.tensors[name], tensor) for name, tensor in ENTRY.tensors.items())
+
+
+def test_a_missing_entry_is_none_and_not_irregular(store: Store) -> None:
+    ledger = Ledger()
+    assert store.load("statistics", "k", ledger) is None
+    assert not ledger.entries
+
+
+@pytest.mark.parametrize("position", [3, 40, 200, -1])
+def test_a_flipped_byte_anywhere_is_noticed_and_written_down(store: Store, position: int) -> None:
+    store.save("statistics", "k", ENTRY)
+    path = store.path("statistics", "k")
+    content = bytearray(path.read_bytes())
+    content[position] ^= 0x10
+    path.write_bytes(content)
+    ledger = Ledger()
+    assert store.load("statistics", "k", ledger) is None
+    assert [(entry.kind, entry.where) for entry in ledger.entries] == [
+        ("corrupted_store_entry", "statistics/k.safetensors")
+    ]
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("length", [0, 5, 100, -1])
+def test_a_truncated_entry_is_noticed(store: Store, length: int) -> None:
+    store.save("statistics", "k", ENTRY)
+    path = store.path("statistics", "k")
+    path.write_bytes(path.read_bytes()[:length])
+    ledger = Ledger()
+    assert store.load("statistics", "k", ledger) is None
+    assert len(ledger.entries) == 1
+
+
+def test_keys_do_not_depend_on_the_order_of_a_mapping() -> None:
+    assert content_key({"a": 1, "b": [1, None]}) == content_key({"b": [1, None], "a": 1})
+    assert content_key({"a": 1}) != content_key({"a": 2})
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def interrupted() -> None:
+        with atomic_write(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_interrupted_folder_is_not_there_and_a_killed_ones_remains_are_removed(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with atomic_folder(tmp_path / "model") as temporary:
+            (temporary / "half").write_text("x")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / ".model.killed.tmp").mkdir()
+    with atomic_folder(tmp_path / "model") as temporary:
+        (temporary / "whole").write_text("x")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+
+def _compute_once(root: Path, log: Path) -> None:
+    store = Store(root)
+    with store.lock("statistics", "k"):
+        if store.load("statistics", "k", Ledger()) is None:
+            with log.open("a") as file:
+                file.write("computed\n")
+            time.sleep(0.3)
+            store.save("statistics", "k", ENTRY)
+
+
+def test_two_processes_compute_an_entry_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_compute_once, args=(tmp_path / "store", tmp_path / "log")) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert (tmp_path / "log").read_text() == "computed\n"

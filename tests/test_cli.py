@@ -1,0 +1,203 @@
+"""The command as a user meets it: exit codes, one line an error, files where they are said to be."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nowag_exp.cli import main
+
+
+@pytest.fixture
+def cli(workplace: Path, capfd: pytest.CaptureFixture[str]):
+    """Run the command in this process: exit code, stdout, stderr."""
+
+    def _cli(*arguments: str) -> tuple[int, str, str]:
+        try:
+            code = main(list(arguments))
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return _cli
+
+
+def test_run_prints_the_number_and_where_its_record_is_and_again_computes_nothing(cli, tiny_run: list[str]) -> None:
+    code, out, err = cli("run", *tiny_run, "paths.results=out")
+    assert code == 0, err
+    assert "perplexity files:eval.txt@64" in out
+    path = Path(out.split("record: ")[1].strip())
+    assert path.parent == Path("out/runs")
+    assert json.loads(path.read_text())["labels"]["method"] == "nowag_p"
+    code, again, err = cli("run", *tiny_run, "paths.results=out")
+    assert code == 0
+    assert "recorded already" in err
+    assert again == out
+
+
+def test_run_keeps_everything_below_the_results_folder(cli, workplace: Path, tiny_run: list[str]) -> None:
+    before = {path.name for path in workplace.iterdir()}
+    assert cli("run", *tiny_run, "paths.results=out")[0] == 0
+    assert {path.name for path in workplace.iterdir()} - before == {"out"}
+    assert {path.name for path in (workplace / "out").iterdir()} == {"runs", "store", "logs"}
+
+
+def test_sweep_prints_the_table_and_writes_it_in_every_format(cli, workplace: Path, tiny_run: list[str]) -> None:
+    code, out, err = cli("sweep", "demo", *tiny_run, "paths.results=out")
+    assert code == 0, err
+    assert "7 jobs, 0 recorded already, 7 to run" in err
+    rows = [
+        line.split()[:2] for line in out.splitlines() if line.startswith(("dense", "magnitude", "wanda", "nowag_p"))
+    ]
+    assert sorted(map(tuple, rows)) == [
+        ("dense", "-"),
+        *((method, pattern) for method in ("magnitude", "nowag_p", "wanda") for pattern in ("2:4", "unstructured")),
+    ]
+    assert {path.name for path in Path("out/tables").iterdir()} == {
+        f"demo.{end}" for end in ("txt", "csv", "md", "tex")
+    }
+    code, again, err = cli("sweep", "demo", *tiny_run, "paths.results=out")
+    assert code == 0
+    assert "7 recorded already, 0 to run" in err
+    assert again == out
+
+
+def test_a_sweep_with_a_failed_job_lists_it_and_exits_with_one(
+    cli, tiny_run: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nowag_exp.errors import NowagError
+    from nowag_exp.methods import Wanda
+
+    def fail(*args: object) -> None:
+        raise NowagError("model.layers.0.x: is not to be had")
+
+    monkeypatch.setattr(Wanda, "score", fail)
+    code, out, err = cli("sweep", "demo", *tiny_run)
+    assert code == 1
+    assert "(5 of this sweep)" in out
+    assert err.count("failed: tiny wanda") == 2
+    assert "model.layers.0.x: is not to be had (traceback in results/logs/" in err
+    assert "Traceback" not in err
+
+
+def test_a_failed_run_exits_with_one_and_keeps_its_traceback_in_the_log(
+    cli, tiny_run: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nowag_exp.methods import NoWagP
+
+    def fail(*args: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(NoWagP, "score", fail)
+    code, out, err = cli("run", *tiny_run)
+    assert code == 1
+    assert out == ""
+    (line,) = err.strip().splitlines()
+    assert line.startswith("error: tiny nowag_p 50%: ZeroDivisionError: division by zero (traceback in results/logs/")
+    assert "Traceback" in Path(line.split("traceback in ")[1].rstrip(")")).read_text()
+
+
+def test_multirun_runs_each_and_one_failure_shows_in_the_exit_code(
+    cli, tiny_run: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nowag_exp.methods import Wanda
+
+    monkeypatch.setattr(Wanda, "score", lambda *args: 1 / 0)
+    code, out, err = cli("run", "--multirun", *tiny_run, "method=dense,wanda,nowag_p")
+    assert code == 1
+    assert "\ndense" in out
+    assert "\nnowag_p" in out
+    assert "ZeroDivisionError" in err
+    assert len(list(Path("results/runs").glob("*.json"))) == 2
+
+
+def test_table_reads_records_alone(cli, tiny_run: list[str], workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli("run", *tiny_run, "paths.results=out")[0] == 0
+    (workplace / "cal.txt").unlink()
+    monkeypatch.setenv("NOWAG_EXP_CACHE", str(workplace / "nothing here"))
+    code, out, _ = cli("table", "paths.results=out", "--format", "csv")
+    assert code == 0
+    assert out.splitlines()[0].startswith("model,method,pattern,sparsity,bits_per_weight")
+    assert len(out.splitlines()) == 2
+    code, out, _ = cli("table", "--format", "md", "--out", "paper", "paths.results=out")
+    assert (code, out) == (0, "wrote paper/table.md\n")
+    assert "| nowag_p" in Path("paper/table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "modle=tiny"], "error: modle: no such config group or key; there are: calibration,"),
+        (["run", "model=tinny"], "error: model=tinny: no such option; there are: llama2_13b,"),
+        (["run", "model=tiny", "method.sparsty=1"], "error: method.sparsty: unknown key; there are: name, pattern"),
+        (["run", "model=tiny", "method.sparsity=1"], "error: method.sparsity: must be in [0, 1)"),
+        (["run", "model=tiny", "calibration=files"], "error: calibration.path: is not set; add calibration.path=VALUE"),
+        (["run", "model=tiny,local"], "error: Ambiguous value for argument 'model=tiny,local'"),
+        (["run", "model"], "error: model: is not KEY=VALUE in Hydra's override grammar"),
+        (["run", "model=local", "model.path=none"], "error: none: no such folder; give one in Hugging Face layout"),
+        (["run", "calibration=files", "calibration.path=no.txt"], "error: calibration.path=no.txt: no such file"),
+        (["sweep", "nope"], "error: sweep nope: no such sweep; there are: demo"),
+        (["sweep", "demo", "model"], "error: model: is not KEY=VALUE; an override looks like model=tiny"),
+        (["sweep", "demo", "model=tinny"], "error: model=tinny: no such option"),
+        (["table", "model=tiny"], "error: model=tiny: this verb takes no override but paths.results=DIR"),
+        (["table", "--format", "xml"], "nowag-exp table: argument --format: invalid choice: 'xml'"),
+        (["fetch", "nope"], "error: fetch nope: no such model or calibration; there are:"),
+        (["frob"], "nowag-exp: argument VERB: invalid choice: 'frob'"),
+    ],
+)
+def test_a_bad_request_exits_with_two_and_one_line(cli, workplace: Path, arguments: list[str], message: str) -> None:
+    code, out, err = cli(*arguments)
+    assert code == 2
+    assert out == ""
+    (line,) = err.strip().splitlines()
+    assert line.startswith(message)
+    assert not list(workplace.glob("results/*"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--cfg", "job"], ["pattern: '1:4'", "_target_: nowag_exp.models.TinyModel"]),
+        (["--info", "defaults"], ["model/tiny"]),
+    ],
+)
+def test_hydras_own_flags_work(flags: list[str], expected: list[str]) -> None:
+    # In a process of its own: --info changes the logging of the whole process.
+    command = [sys.executable, "-m", "nowag_exp", "run", *flags, "model=tiny", "method.pattern=1:4"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(words in done.stdout for words in expected)
+
+
+def test_interrupting_says_how_to_go_on(cli, tiny_run: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from nowag_exp.methods import NoWagP
+
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(NoWagP, "score", interrupt)
+    code, _, err = cli("run", *tiny_run)
+    assert code == 130
+    assert err.strip() == "interrupted; the same command goes on where this stopped"
+    assert not list(Path("results/runs").glob("*.json"))
+
+
+def test_the_module_is_the_command(workplace: Path, tiny_run: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "nowag_exp", "run", *tiny_run, "method=dense"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "record: results/runs/" in done.stdout
+    assert done.stderr == "", "nothing but the table, when stderr is no terminal"
+
+
+def test_fetch_names_what_it_brought(cli) -> None:
+    code, out, _ = cli("fetch", "tiny")
+    assert code == 0
+    assert out.startswith("tiny: ")
