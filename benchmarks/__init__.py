@@ -1,0 +1,1 @@
+"""Speed against plain formulations, as ratios of times taken in turn in one run; see README.md here."""

@@ -1,0 +1,43 @@
+"""Calibration and evaluation against the plain transformers forward on the same tokens."""
+
+from collections import deque
+
+import torch
+
+from benchmarks.timing import Comparison, compare
+from nowag_exp.calibration import walk
+from nowag_exp.evaluation import window_losses
+from nowag_exp.models import CausalLM
+
+CONTEXT, WINDOWS, BATCH = 512, 4, 4
+
+
+def run(model: CausalLM) -> list[Comparison]:
+    ids = torch.randint(49152, (WINDOWS, CONTEXT), generator=torch.Generator().manual_seed(0))
+
+    @torch.inference_mode()
+    def plain_body() -> None:
+        for batch in ids.split(BATCH):
+            model.module.model(batch, use_cache=False)
+
+    @torch.inference_mode()
+    def plain_with_head() -> None:
+        for batch in ids.split(BATCH):
+            model.module(batch, use_cache=False)
+
+    @torch.inference_mode()
+    def plain_loss() -> None:
+        for batch in ids.split(BATCH):
+            model.module(batch, labels=batch, use_cache=False)
+
+    def calibration() -> None:
+        deque(walk(model, ids, BATCH, "dense"), maxlen=0)
+
+    def evaluation() -> None:
+        window_losses(model, ids, BATCH, lambda: None)
+
+    return [
+        compare("calibration, against the forward without its head", calibration, plain_body, 7, 0.95),
+        compare("evaluation, against the forward without any loss", evaluation, plain_with_head, 7, 0.95),
+        compare("evaluation, against the forward with its loss", evaluation, plain_loss, 7, 0.95),
+    ]

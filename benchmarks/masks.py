@@ -1,0 +1,58 @@
+"""NoWag-P masks over all linears of SmolLM2: selection against sorting."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from benchmarks.timing import Comparison, compare
+from nowag_exp.methods import NoWagP, SiteStatistics
+from nowag_exp.models import SITES, CausalLM
+
+
+def plain_mask(scores: Tensor, sparsity: float) -> Tensor:
+    """The plain formulation: sort all scores of the matrix, cut off the lowest."""
+    order = torch.argsort(scores.flatten())
+    mask = torch.ones(scores.numel(), dtype=torch.bool)
+    mask[order[: int(scores.numel() * sparsity)]] = False
+    return mask.reshape(scores.shape)
+
+
+def plain_n_of_m_mask(scores: Tensor, n: int, m: int) -> Tensor:
+    """The plain formulation of N:M: sort each group."""
+    order = torch.argsort(scores.reshape(-1, m), dim=1)
+    mask = torch.ones(scores.numel() // m, m, dtype=torch.bool)
+    return mask.scatter_(1, order[:, : m - n], False).reshape(scores.shape)
+
+
+def run(model: CausalLM) -> list[Comparison]:
+    generator = torch.Generator().manual_seed(0)
+    sites: list[tuple[Mapping[str, Tensor], SiteStatistics]] = []
+    for block in range(len(model.blocks)):
+        for site in SITES:
+            weights = {name: linear.weight.data for name, linear in model.linears(block, site).items()}
+            width = next(iter(weights.values())).shape[1]
+            sites.append((weights, SiteStatistics(4096, torch.rand(width, generator=generator, dtype=torch.float64))))
+    unstructured = NoWagP(name="nowag_p", sparsity=0.5, pattern="unstructured", propagate="dense")
+    two_four = NoWagP(name="nowag_p", sparsity=0.5, pattern="2:4", propagate="dense")
+
+    def ours(method: NoWagP) -> None:
+        for weights, statistics in sites:
+            for weight in weights.values():
+                method.mask(method.score(weight, statistics))
+
+    def plain(method: NoWagP) -> None:
+        for weights, statistics in sites:
+            for weight in weights.values():
+                scores = method.score(weight, statistics)
+                plain_mask(scores, 0.5) if method is unstructured else plain_n_of_m_mask(scores, 2, 4)
+
+    weight = sites[0][0]["model.layers.0.self_attn.q_proj"]
+    scores = unstructured.score(weight, sites[0][1])
+    assert torch.equal(unstructured.mask(scores), plain_mask(scores, 0.5))
+    return [
+        compare(
+            "NoWag-P, all linears, 50%: score and mask", lambda: ours(unstructured), lambda: plain(unstructured), 3, 5
+        ),
+        compare("NoWag-P, all linears, 2:4: score and mask", lambda: ours(two_four), lambda: plain(two_four), 3, 1),
+    ]
