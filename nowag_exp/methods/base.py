@@ -3,7 +3,7 @@
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -89,6 +89,7 @@ class Method(ABC):
 
     def identity(self) -> dict[str, Any]:
         """What fixes the result: the class, its version and its settings (``propagate`` only if activations matter)."""
-        names = [name for name in self.__dataclass_fields__ if name != "propagate" or self.needs is not Needs.NOTHING]  # type: ignore[attr-defined]
-        values = {name: getattr(self, name) for name in names}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        if self.needs is Needs.NOTHING:
+            del values["propagate"]
         return {"class": type(self).__qualname__, "version": self.version, **values}

@@ -53,8 +53,10 @@ def tidy(records: list[RunRecord]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(
         {"n_sequences": "Int64", "context_length": "Int64", "seed": "Int64"}
     )
-    order = ["model", "protocol", "sparsity", "pattern", "value"]
-    return table.sort_values(order, na_position="first", kind="stable").reset_index(drop=True)
+    # Dense first, then unstructured before N:M at each sparsity, and the best method of each on top.
+    table["regular"] = table["pattern"].notna() & (table["pattern"] != "unstructured")
+    table = table.sort_values(["model", "protocol", "sparsity", "regular", "pattern", "value"], kind="stable")
+    return table.drop(columns="regular").reset_index(drop=True)
 
 
 def render(records: list[RunRecord], form: Format) -> str:

@@ -64,6 +64,10 @@ def test_a_method_gives_the_same_result_twice_and_one_linear_does_not_change_ano
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_identity_of_a_method_carries_its_version_and_settings(name) -> None:
-    identity = make(name).identity()
-    assert identity["version"] >= 1
-    assert identity["class"] == type(make(name)).__name__
+    method = make(name)
+    settings = set(compose([f"method={name}"])["method"]) - {"_target_"}
+    if method.needs is Needs.NOTHING:
+        settings -= {"propagate"}
+    assert set(method.identity()) == {"class", "version"} | settings
+    assert method.identity()["version"] >= 1
+    assert method.identity()["class"] == type(method).__name__
