@@ -25,9 +25,9 @@ bench: .venv/ready
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "nowag_exp needs Python >= 3.11; set PYTHON=...")'
 	$(PYTHON) -m venv .venv
-	@# torch first and alone: from its own index if one is chosen and reachable, else from where pip looks.
-	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --no-deps --retries 0 --timeout 30 --constraint constraints.txt \
-		--index-url $(TORCH_INDEX) torch || echo "no torch from $(TORCH_INDEX); taking the one pip finds")
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --no-deps --retries 1 --constraint constraints.txt \
+		--index-url $(TORCH_INDEX) torch || { echo "no torch from $(TORCH_INDEX); to take the one of pip's own index \
+	(on Linux the CUDA build, several GB): make TORCH_INDEX= $(MAKECMDGOALS)"; exit 1; })
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch .venv/ready
 

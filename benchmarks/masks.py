@@ -39,7 +39,7 @@ def run(model: CausalLM) -> list[Comparison]:
     def ours(method: NoWagP) -> None:
         for weights, statistics in sites:
             for weight in weights.values():
-                method.mask(method.score(weight, statistics))
+                method.select(method.score(weight, statistics))
 
     def plain(method: NoWagP) -> None:
         for weights, statistics in sites:
@@ -49,7 +49,7 @@ def run(model: CausalLM) -> list[Comparison]:
 
     weight = sites[0][0]["model.layers.0.self_attn.q_proj"]
     scores = unstructured.score(weight, sites[0][1])
-    assert torch.equal(unstructured.mask(scores), plain_mask(scores, 0.5))
+    assert torch.equal(unstructured.select(scores).mask, plain_mask(scores, 0.5))
     return [
         compare(
             "NoWag-P, all linears, 50%: score and mask", lambda: ours(unstructured), lambda: plain(unstructured), 3, 5

@@ -6,6 +6,8 @@ Exit codes: 0 done; 1 a job failed; 2 the request is wrong, nothing was started;
 import argparse
 import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,14 +108,13 @@ def run(arguments: list[str]) -> int:
     from nowag_exp.layout import folder
 
     codes: list[int] = []
-    bugs: list[Exception] = []
 
     def task(config: "DictConfig") -> None:
-        # Hydra stops a multirun at the first exception, and what it raises itself is a bad request: keep ours apart.
+        # Hydra would stop a multirun at the first failure; Ctrl-C is not caught, and does stop it.
         try:
-            codes.append(_guarded(lambda: _run_one(config)))
+            codes.append(_run_one(config))
         except Exception as error:
-            bugs.append(error)
+            codes.append(_report(error))
 
     compose.register_resolvers()
     sys.argv = ["nowag-exp run", *arguments]
@@ -132,8 +133,6 @@ def run(arguments: list[str]) -> int:
     finally:
         if not asked_for_traceback:
             del os.environ["HYDRA_FULL_ERROR"]
-    if bugs:
-        raise bugs[0]
     return max(codes, default=0)
 
 
@@ -213,6 +212,10 @@ def fetch_all(arguments: list[str]) -> int:
     overrides = [argument for argument in arguments if "=" in argument]
     names = [argument for argument in arguments if "=" not in argument] or ["smollm2_135m", "wiki_sample"]
     known = {group: groups()[group] for group in ("model", "calibration", "evaluation")}
+    for override in overrides:
+        group, _, option = override.partition("=")
+        if group in known:
+            raise RequestError(f"{override}: fetch takes names, so write: nowag-exp fetch {option}")
     for name in names:
         if not any(name in options for options in known.values()):
             everything = sorted({option for options in known.values() for option in options})
@@ -236,20 +239,34 @@ def _extension(form: str) -> str:
 def _write(path: Path, text: str) -> None:
     from nowag_exp.files import atomic_write
 
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    try:
+        with atomic_write(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be written ({error.strerror}); name another folder") from error
 
 
 def _guarded(verb: Callable[[], int]) -> int:
     try:
         return verb()
-    except NowagError as error:
-        for line in getattr(error, "problems", [str(error)]):
-            print(f"error: {' '.join(line.split())}", file=sys.stderr)
-        return error.exit_code
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where this stopped", file=sys.stderr)
         return INTERRUPTED
+    except Exception as error:
+        return _report(error)
+
+
+def _report(error: Exception) -> int:
+    """Print an error as one line (a line a problem); the traceback of one that has no name goes to a file."""
+    if isinstance(error, NowagError):
+        for line in getattr(error, "problems", [str(error)]):
+            print(f"error: {' '.join(line.split())}", file=sys.stderr)
+        return error.exit_code
+    with tempfile.NamedTemporaryFile("w", prefix="nowag-exp-", suffix=".log", delete=False) as log:
+        traceback.print_exception(error, file=log)
+    reason = " ".join(str(error).split())
+    print(f"error: unexpected {type(error).__name__}: {reason} (traceback in {log.name})", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

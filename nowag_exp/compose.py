@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nowag_exp.errors import ConfigError, RequestError
 from nowag_exp.layout import among, folder, groups
+from nowag_exp.patterns import parse_pattern
 
 CONFIG_NAME = "config"
 VERSION_BASE = "1.3"
@@ -35,8 +36,11 @@ def sparsity_of(pattern: Any, unstructured: float) -> float:
 
     A malformed pattern gives the default: ``build()`` reports it with the full key.
     """
-    match = re.fullmatch(r"([0-9]+):([0-9]+)", str(pattern))
-    return 1 - int(match[1]) / int(match[2]) if match and int(match[2]) else float(unstructured)
+    try:
+        n_of_m = parse_pattern(str(pattern))
+    except ValueError:
+        return float(unstructured)
+    return n_of_m.sparsity if n_of_m else float(unstructured)
 
 
 def compose(overrides: list[str]) -> dict[str, Any]:
@@ -84,13 +88,23 @@ def reported(overrides: list[str]) -> Iterator[None]:
     try:
         yield
     except OverrideParseException as error:
-        raise ConfigError([f"{error.override}: is not KEY=VALUE in Hydra's override grammar"]) from error
+        raise ConfigError([_explain_grammar(error.override)]) from error
     except MissingConfigException as error:
         raise ConfigError([_explain_missing_option(error)]) from error
     except ConfigCompositionException as error:
         raise ConfigError([_explain_composition(error, overrides)]) from error
+    except OSError as error:
+        raise ConfigError(
+            [f"{error.filename}: cannot be written to ({error.strerror}); set paths.results=DIR"]
+        ) from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError([" ".join(str(error).split())]) from error
+
+
+def _explain_grammar(override: str) -> str:
+    key, _, value = override.partition("=")
+    quoted = f"; quote a value with special characters: {key}='\"{value}\"'" if value else ""
+    return f"{override}: is not KEY=VALUE in Hydra's override grammar{quoted}"
 
 
 def _explain_missing_option(error: MissingConfigException) -> str:
@@ -114,14 +128,19 @@ def _explain_composition(error: ConfigCompositionException, overrides: list[str]
 
 
 def _keys_at(overrides: list[str], key: str) -> list[str]:
+    """Keys of a node of the config, or of the nearest node above it that exists; none if it cannot be composed."""
     GlobalHydra.instance().clear()
-    with _initialised():
-        node = (
-            OmegaConf.select(hydra_compose(CONFIG_NAME, overrides=overrides), key)
-            if key
-            else hydra_compose(CONFIG_NAME)
-        )
-    return sorted(str(name) for name in node if name != "_target_") if isinstance(node, DictConfig) else []
+    try:
+        with _initialised():
+            node = hydra_compose(CONFIG_NAME, overrides=overrides)
+            for part in key.split(".") if key else []:
+                below = node.get(part)
+                if not isinstance(below, DictConfig):
+                    break
+                node = below
+    except (HydraException, OmegaConfBaseException):
+        return []
+    return sorted(str(name) for name in node if name != "_target_")
 
 
 @contextmanager

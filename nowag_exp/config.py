@@ -1,6 +1,7 @@
 """The only door between YAML and objects: typed, checked in full before anything is loaded, fingerprinted."""
 
 import dataclasses
+import functools
 import importlib
 import json
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ Part = TypeVar("Part")
 
 @settings
 class Runtime:
-    """How to compute; nothing here changes what is computed, so it is not fingerprinted.
+    """How to compute, not what, so it is not fingerprinted: sums in another order differ in their last digits.
 
     Attributes:
         device: ``auto`` takes a GPU if there is one.
@@ -80,8 +81,12 @@ class Experiment:
     paths: Paths
     config: dict[str, Any]
 
+    @functools.cached_property
     def identity(self) -> dict[str, Any]:
-        """What fixes the result: output paths, tracking and runtime are left out, input files count by content."""
+        """What fixes the result: output paths, tracking and runtime are left out, input files count by content.
+
+        Taken once, when the experiment is checked: what is computed later is held against it.
+        """
         return {
             "model": self.model.identity(),
             "method": self.method.identity(),
@@ -89,9 +94,10 @@ class Experiment:
             "evaluation": self.evaluation.identity(),
         }
 
+    @property
     def fingerprint(self) -> str:
         """16 hex digits that equal experiments share."""
-        return content_key(self.identity())
+        return content_key(self.identity)
 
     def describe(self) -> str:
         """A few words for progress lines."""

@@ -1,7 +1,7 @@
 """One experiment, read from top to bottom, and the workbench that lets experiments share what is the same."""
 
 import logging
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -11,9 +11,10 @@ from nowag_exp.calibration.statistics import BlockStatistics, from_tensors, to_t
 from nowag_exp.config import Experiment
 from nowag_exp.errors import ConfigError, RequestError
 from nowag_exp.evaluation import Evaluation, Metric, perplexity, window_losses
+from nowag_exp.files import locked
 from nowag_exp.ledger import Ledger
 from nowag_exp.methods import Needs
-from nowag_exp.models import CausalLM, ModelSource
+from nowag_exp.models import CausalLM, ModelSource, input_widths
 from nowag_exp.progress import Reporter
 from nowag_exp.records.provenance import CostMeter, provenance
 from nowag_exp.records.record import (
@@ -30,6 +31,11 @@ from nowag_exp.records.record import (
 from nowag_exp.records.store import Store, Stored, content_key
 from nowag_exp.text import DrawnTokens, Tokenizer, load_tokenizer
 
+Group = Literal["calibration", "evaluation"]
+GROUPS: tuple[Group, ...] = get_args(Group)
+
+DEFAULT_THREADS = torch.get_num_threads()
+
 log = logging.getLogger(__name__)
 
 
@@ -41,14 +47,25 @@ class Workbench:
         self._tokens: dict[str, DrawnTokens] = {}
         self._model: tuple[str, CausalLM] | None = None
 
-    def tokens(self, model: ModelSource, text: Calibration | Evaluation) -> DrawnTokens:
-        """Windows of a text in the model's tokens."""
-        source = content_key(model.weights_identity())
-        if source not in self._tokenizers:
-            self._tokenizers[source] = load_tokenizer(model.tokenizer_folder())
-        key = content_key({"model": source, "text": text.identity()})
+    def tokens(self, experiment: Experiment, group: Group) -> DrawnTokens:
+        """Windows of the calibration or evaluation text in the model's tokens.
+
+        Drawn once for equal identities, so a record's hash is of the tokens that were used.
+
+        Raises:
+            RequestError: if the text is too short, or is not what it was when the experiment was fingerprinted.
+        """
+        text = getattr(experiment, group)
+        weights = experiment.model.weights_identity()
+        key = content_key({"model": weights, "text": experiment.identity[group]})
         if key not in self._tokens:
-            self._tokens[key] = text.tokens(self._tokenizers[source])
+            source = content_key(weights)
+            if source not in self._tokenizers:
+                self._tokenizers[source] = load_tokenizer(experiment.model.folder())
+            drawn = text.tokens(self._tokenizers[source])
+            if text.identity() != experiment.identity[group]:
+                raise RequestError(f"{group}: the text changed while it was read; run the same command again")
+            self._tokens[key] = drawn
         return self._tokens[key]
 
     def model(self, source: ModelSource, device: torch.device) -> CausalLM:
@@ -62,30 +79,38 @@ class Workbench:
 
 
 def check(experiment: Experiment, bench: Workbench) -> None:
-    """Everything that can be found wrong before weights are loaded.
+    """Everything that can be found wrong before weights are loaded; downloads what is missing.
 
     Raises:
         RequestError: on the first thing that is.
     """
     choose_device(experiment)
-    widths = experiment.model.check()
-    for linear, width in widths.items():
+    with locked(record_path(experiment.paths.folder, experiment.fingerprint)):
+        pass  # The results folder can be written.
+    architecture = experiment.model.check()
+    for linear, width in input_widths(architecture).items():
         if problem := experiment.method.check_width(linear, width):
             raise ConfigError([f"method.{problem}"])
-    longest = experiment.model.architecture().get("max_position_embeddings")
-    for group in ("calibration", "evaluation"):
+    longest, vocabulary = architecture.get("max_position_embeddings"), architecture["vocab_size"]
+    for group in GROUPS:
         text = getattr(experiment, group)
-        if text is not None:
-            if longest is not None and text.context_length > longest:
-                raise ConfigError(
-                    [f"{group}.context_length: {text.context_length} is more than the model's {longest} positions"]
-                )
-            bench.tokens(experiment.model, text)
+        if text is None:
+            continue
+        if longest is not None and text.context_length > longest:
+            raise ConfigError(
+                [f"{group}.context_length: {text.context_length} is more than the model's {longest} positions"]
+            )
+        highest = int(bench.tokens(experiment, group).ids.max())
+        if highest >= vocabulary:
+            raise RequestError(
+                f"model {experiment.model.label}: its tokenizer gives token {highest}, but config.json has "
+                f"vocab_size {vocabulary}; the tokenizer is another model's"
+            )
 
 
 def recorded(experiment: Experiment) -> RunRecord | None:
     """The record of an equal experiment, if there is one."""
-    path = record_path(experiment.paths.folder, experiment.fingerprint())
+    path = record_path(experiment.paths.folder, experiment.fingerprint)
     return load_record(path) if path.exists() else None
 
 
@@ -97,23 +122,24 @@ def run(experiment: Experiment, bench: Workbench, reporter: Reporter) -> RunReco
     """
     meter, ledger = CostMeter(), Ledger()
     device = choose_device(experiment)
-    if experiment.runtime.threads:
-        torch.set_num_threads(experiment.runtime.threads)
+    torch.set_num_threads(experiment.runtime.threads or DEFAULT_THREADS)
     with meter.stage("load"):
         model = bench.model(experiment.model, device)
+    if experiment.model.identity() != experiment.identity["model"]:
+        raise RequestError(
+            "model: its files changed since the experiment was fingerprinted; run the same command again"
+        )
     linears = _compress(experiment, model, bench, meter, ledger, reporter)
-    metric = _evaluate(experiment, model, bench, meter, reporter)
+    metric = _evaluate(experiment, model, bench, meter, ledger, reporter)
     record = RunRecord(
         schema_version=SCHEMA_VERSION,
-        fingerprint=experiment.fingerprint(),
-        identity=experiment.identity(),
+        fingerprint=experiment.fingerprint,
+        identity=experiment.identity,
         config=experiment.config,
         labels=_labels(experiment),
         inputs=Inputs(
             model_files=model.checkpoint.hashes(),
-            calibration_token_hash=(
-                bench.tokens(experiment.model, experiment.calibration).sha256 if experiment.calibration else None
-            ),
+            calibration_token_hash=(bench.tokens(experiment, "calibration").sha256 if experiment.calibration else None),
         ),
         compression=_summarise(linears),
         metrics=[metric],
@@ -145,10 +171,8 @@ def _compress(
     method, n_blocks = experiment.method, len(model.blocks)
     statistics = None
     if experiment.calibration is not None and method.needs is not Needs.NOTHING:
-        tokens = bench.tokens(experiment.model, experiment.calibration)
-        if tokens.n_overlapping:
-            detail = f"of {len(tokens.ids)} sequences, this many share text with another"
-            ledger.add("overlapping_sequences", experiment.calibration.label, detail, tokens.n_overlapping)
+        tokens = bench.tokens(experiment, "calibration")
+        _note_overlap(tokens, "calibration", ledger)
         if method.propagate == "compressed":
             # Pulled by the compression below, so its cost is part of that stage.
             statistics = walk(model, tokens.ids, _batch_size(experiment, experiment.calibration), "compressed")
@@ -195,10 +219,11 @@ def _dense_statistics(
 
 
 def _evaluate(
-    experiment: Experiment, model: CausalLM, bench: Workbench, meter: CostMeter, reporter: Reporter
+    experiment: Experiment, model: CausalLM, bench: Workbench, meter: CostMeter, ledger: Ledger, reporter: Reporter
 ) -> Metric:
     evaluation = experiment.evaluation
-    tokens = bench.tokens(experiment.model, evaluation)
+    tokens = bench.tokens(experiment, "evaluation")
+    _note_overlap(tokens, "evaluation", ledger)
     n_windows, context_length = tokens.ids.shape
     with meter.stage("evaluation"), reporter.stage(f"{evaluation.protocol}: windows", n_windows) as tick:
         losses = window_losses(model, tokens.ids, _batch_size(experiment, evaluation), tick)
@@ -213,6 +238,12 @@ def _evaluate(
         n_predicted=n_windows * (context_length - 1),
         window_losses=losses.tolist(),
     )
+
+
+def _note_overlap(tokens: DrawnTokens, group: Group, ledger: Ledger) -> None:
+    if tokens.n_overlapping:
+        detail = f"of {len(tokens.ids)} windows, this many share text with another"
+        ledger.add("overlapping_windows", group, detail, tokens.n_overlapping)
 
 
 def _batch_size(experiment: Experiment, text: Calibration | Evaluation) -> int:

@@ -1,5 +1,6 @@
 """Files that are either whole or absent: hashing, atomic writes, the user's cache folder."""
 
+import errno
 import functools
 import hashlib
 import os
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import platformdirs
 from filelock import FileLock
+
+from nowag_exp.errors import RequestError
 
 CACHE_VARIABLE = "NOWAG_EXP_CACHE"
 
@@ -68,6 +71,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
+                file.chmod(0o666 & ~_umask())  # safetensors writes private files.
                 with file.open("rb") as opened:
                     os.fsync(opened.fileno())
         temporary.chmod(0o777 & ~_umask())
@@ -77,9 +81,21 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def locked(path: Path) -> FileLock:
-    """A lock for the work that creates ``path``; freed by the operating system when its owner dies."""
+    """A lock for the work that creates ``path``; freed by the operating system when its owner dies.
+
+    Raises:
+        RequestError: if nothing can be written there.
+    """
     locks = path.parent / ".locks"
-    locks.mkdir(parents=True, exist_ok=True)
+    try:
+        locks.mkdir(parents=True, exist_ok=True)
+        if not os.access(locks, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise RequestError(
+            f"{path.parent}: cannot be written to ({error.strerror}); set paths.results=DIR (for results) or "
+            f"{CACHE_VARIABLE}=DIR (for downloads) to a folder that can"
+        ) from error
     return FileLock(locks / f"{path.name}.lock")
 
 

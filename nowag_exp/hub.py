@@ -3,6 +3,7 @@
 huggingface_hub keeps the files in its own cache (``HF_HOME`` moves it), in content-addressed blobs.
 """
 
+import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from nowag_exp.errors import RequestError
 RepoType = Literal["model", "dataset"]
 
 
-def hub_file(repo: str, revision: str, file: str, repo_type: RepoType) -> Path:
+def hub_file(repo: str, commit: str, file: str, repo_type: RepoType) -> Path:
     """Path of one file, downloaded if it is not in the cache.
 
     Raises:
@@ -22,12 +23,12 @@ def hub_file(repo: str, revision: str, file: str, repo_type: RepoType) -> Path:
     from huggingface_hub import hf_hub_download
 
     def get() -> str:
-        return hf_hub_download(repo, file, revision=revision, repo_type=repo_type)
+        return hf_hub_download(repo, file, revision=commit, repo_type=repo_type)
 
-    return _reported(repo, revision, repo_type, get)
+    return Path(_reported(repo, commit, repo_type, get))
 
 
-def hub_folder(repo: str, revision: str, patterns: tuple[str, ...]) -> Path:
+def hub_folder(repo: str, commit: str, patterns: tuple[str, ...]) -> Path:
     """Path of a model's folder with the files that match ``patterns``, downloaded if they are not in the cache.
 
     Raises:
@@ -36,30 +37,49 @@ def hub_folder(repo: str, revision: str, patterns: tuple[str, ...]) -> Path:
     from huggingface_hub import snapshot_download
 
     def get() -> str:
-        return snapshot_download(repo, revision=revision, allow_patterns=list(patterns))
+        return snapshot_download(repo, revision=commit, allow_patterns=list(patterns))
 
-    return _reported(repo, revision, "model", get)
+    return Path(_reported(repo, commit, "model", get))
 
 
-def resolve_commit(repo: str, revision: str, small_file: str, repo_type: RepoType) -> str:
-    """The commit that ``revision`` names; a full commit hash is taken as it is, without asking anyone.
+@functools.cache
+def resolve_commit(repo: str, revision: str, repo_type: RepoType) -> str:
+    """The commit that ``revision`` names now; kept for the rest of the process, so that all files are of one commit.
 
-    A branch or tag is resolved by getting ``small_file``, which also works from the cache.
+    A full commit hash is taken as it is, without asking anyone; without network, a branch is what it was when it was
+    last downloaded.
+
+    Raises:
+        RequestError: as :func:`hub_file`.
     """
     if re.fullmatch(r"[0-9a-f]{40}", revision):
         return revision
-    parts = hub_file(repo, revision, small_file, repo_type).parts
-    return parts[parts.index("snapshots") + 1]
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    def ask() -> str:
+        commit = HfApi().repo_info(repo, revision=revision, repo_type=repo_type).sha
+        assert commit is not None
+        return commit
+
+    try:
+        return _reported(repo, revision, repo_type, ask)
+    except RequestError:
+        folder = repo_folder_name(repo_id=repo, repo_type=repo_type)
+        remembered = Path(constants.HF_HUB_CACHE) / folder / "refs" / revision
+        if remembered.is_file():
+            return remembered.read_text(encoding="ascii").strip()
+        raise
 
 
-def _reported(repo: str, revision: str, repo_type: RepoType, get: Callable[[], str]) -> Path:
+def _reported(repo: str, revision: str, repo_type: RepoType, get: Callable[[], str]) -> str:
     from huggingface_hub import errors, logging
 
     logging.set_verbosity_error()  # It prints each of its retries; what went wrong in the end is said below.
     what = f"{repo_type} {repo} at revision {revision}"
     flag = " --repo-type dataset" if repo_type == "dataset" else ""
     try:
-        return Path(get())
+        return get()
     except errors.GatedRepoError as error:
         raise RequestError(
             f"{what}: access is gated; accept its licence on https://huggingface.co/{repo}, then run: hf auth login"
@@ -74,6 +94,15 @@ def _reported(repo: str, revision: str, repo_type: RepoType, get: Callable[[], s
             f"hf download {repo} --revision {revision}{flag}  and copy the cache (HF_HOME) here"
         ) from error
     except errors.EntryNotFoundError as error:
-        raise RequestError(f"{what}: lacks a file we need ({str(error).splitlines()[0]})") from error
-    except (errors.HfHubHTTPError, OSError) as error:
-        raise RequestError(f"{what}: the hub did not answer ({str(error).splitlines()[0]}); try again") from error
+        raise RequestError(f"{what}: lacks a file we need ({_first_line(error)})") from error
+    except errors.HFValidationError as error:
+        raise RequestError(f"{what}: is no id of the hub, which looks like OWNER/NAME") from error
+    except (errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError, ValueError) as error:
+        raise RequestError(
+            f"{what}: cannot be had ({_first_line(error)}); check network, login (hf auth whoami) and disk, or on "
+            f"another machine run: hf download {repo} --revision {revision}{flag}  and copy the cache (HF_HOME) here"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

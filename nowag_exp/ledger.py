@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Kind = Literal["dead_columns", "overlapping_sequences", "corrupted_store_entry"]
+Kind = Literal["dead_columns", "tied_scores", "overlapping_windows", "corrupted_store_entry"]
 
 
 @dataclass(frozen=True)
@@ -11,8 +11,10 @@ class Irregularity:
     """One kind of irregularity at one place.
 
     Attributes:
-        kind: ``dead_columns``: inputs that were 0 on every calibration token; ``overlapping_sequences``: calibration
-            sequences that share text; ``corrupted_store_entry``: a stored stage was damaged, so it was computed again.
+        kind: ``dead_columns``: inputs that were 0 on every calibration token; ``tied_scores``: weights removed though
+            one of equal score was kept, so their position decided; ``overlapping_windows``: calibration sequences or
+            evaluation windows that share text; ``corrupted_store_entry``: a stored stage was damaged, so it was
+            computed again.
         where: the linear, site or file.
         detail: in words.
         count: how many.

@@ -49,7 +49,7 @@ def run_all(experiments: list[Experiment], bench: Workbench, reporter: Reporter)
 
 def run_logged(experiment: Experiment, bench: Workbench, reporter: Reporter) -> Outcome:
     """Run one experiment unless an equal one is recorded; a failure is an outcome, with its traceback in the log."""
-    fingerprint = experiment.fingerprint()
+    fingerprint = experiment.fingerprint
     log_file = experiment.paths.folder / "logs" / f"{fingerprint}.log"
     # Two processes that want the same experiment do it once: the second finds the record of the first.
     with locked(record_path(experiment.paths.folder, fingerprint)), logging_to(log_file):

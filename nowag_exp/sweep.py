@@ -47,16 +47,19 @@ def plan(name: str, overrides: list[str], bench: Workbench) -> Plan:
     """Expand a sweep, check every job, merge equal ones, and find the recorded ones.
 
     Raises:
-        RequestError: if any job is wrong; all problems at once, each with the job's overrides.
+        RequestError: if any job is wrong; all problems at once, each with a job that has it.
     """
     jobs = expand(name, overrides)
-    problems: list[str] = []
+    problems: dict[str, list[str]] = {}
     experiments: dict[str, Experiment] = {}
     n_recorded = 0
     for job in jobs:
         try:
             experiment = build_experiment(compose.compose(job))
-            fingerprint = experiment.fingerprint()
+            fingerprint = experiment.fingerprint
+            first = next(iter(experiments.values()), experiment)
+            if experiment.paths != first.paths:
+                raise ConfigError(["paths.results: must be the same for all jobs of a sweep"])
             if fingerprint in experiments:
                 continue
             experiments[fingerprint] = experiment
@@ -65,10 +68,15 @@ def plan(name: str, overrides: list[str], bench: Workbench) -> Plan:
             else:
                 check(experiment, bench)
         except RequestError as error:
-            problems.append(str(error))
+            for problem in getattr(error, "problems", [str(error)]):
+                problems.setdefault(problem, []).append(" ".join(job))
     if problems:
-        raise ConfigError(list(dict.fromkeys(problems)))
+        raise ConfigError([f"{problem} (in {_some(where)})" for problem, where in problems.items()])
     return Plan(list(experiments.values()), len(jobs), n_recorded)
+
+
+def _some(jobs: list[str]) -> str:
+    return f"the job {jobs[0]}" if len(jobs) == 1 else f"{len(jobs)} jobs, the first {jobs[0]}"
 
 
 def expand(name: str, overrides: list[str]) -> list[list[str]]:

@@ -144,6 +144,14 @@ def test_table_reads_records_alone(cli, tiny_run: list[str], workplace: Path, mo
         (["sweep", "demo", "model=tinny"], "error: model=tinny: no such option"),
         (["table", "model=tiny"], "error: model=tiny: this verb takes no override but paths.results=DIR"),
         (["table", "--format", "xml"], "nowag-exp table: argument --format: invalid choice: 'xml'"),
+        (
+            ["run", "calibration=files", "calibration.path=käl.txt"],
+            "error: calibration.path=käl.txt: is not KEY=VALUE in",
+        ),
+        (["run", "model=tiny", "method.foo.bar=1"], "error: method.foo.bar: unknown key; there are: name, pattern"),
+        (["run", "model=tiny", "paths.results=cal.txt"], "error: "),
+        (["table", "--out", "cal.txt"], "error: cal.txt/table.txt: cannot be written"),
+        (["fetch", "model=tiny"], "error: model=tiny: fetch takes names, so write: nowag-exp fetch tiny"),
         (["fetch", "nope"], "error: fetch nope: no such model, calibration or evaluation; there are:"),
         (["frob"], "nowag-exp: argument VERB: invalid choice: 'frob'"),
     ],
@@ -183,6 +191,44 @@ def test_interrupting_says_how_to_go_on(cli, tiny_run: list[str], monkeypatch: p
     assert code == 130
     assert err.strip() == "interrupted; the same command goes on where this stopped"
     assert not list(Path("results/runs").glob("*.json"))
+
+
+def test_interrupting_a_multirun_stops_all_of_it(cli, tiny_run: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from nowag_exp.methods import Magnitude
+
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Magnitude, "score", interrupt)
+    code, out, err = cli("run", "--multirun", *tiny_run, "method=magnitude,dense")
+    assert (code, out) == (130, "")
+    assert err.strip() == "interrupted; the same command goes on where this stopped"
+
+
+def test_an_error_without_a_name_is_one_line_and_a_log(
+    cli, tiny_run: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nowag_exp.models import TinyModel
+
+    monkeypatch.setattr(TinyModel, "check", lambda self: 1 / 0)
+    code, out, err = cli("run", *tiny_run)
+    assert (code, out) == (1, "")
+    (line,) = err.strip().splitlines()
+    assert line.startswith("error: unexpected ZeroDivisionError: division by zero (traceback in ")
+    log = Path(line.split("traceback in ")[1].rstrip(")"))
+    assert "Traceback" in log.read_text()
+    log.unlink()
+
+
+def test_a_damaged_record_is_named(cli, tiny_run: list[str]) -> None:
+    assert cli("run", *tiny_run)[0] == 0
+    (record,) = Path("results/runs").glob("*.json")
+    record.write_text(record.read_text()[:100])
+    for arguments in (["table"], ["run", *tiny_run]):
+        code, _, err = cli(*arguments)
+        assert code == 2
+        assert err.startswith(f"error: {record}: is damaged")
+        assert err.strip().endswith("remove it and run its experiment again")
 
 
 def test_the_module_is_the_command(workplace: Path, tiny_run: list[str]) -> None:

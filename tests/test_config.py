@@ -16,7 +16,7 @@ def problems(overrides: list[str]) -> list[str]:
 
 @pytest.fixture
 def fingerprint(workplace: Path, tiny_run: list[str]):
-    return lambda *overrides: build_experiment(compose([*tiny_run, *overrides])).fingerprint()
+    return lambda *overrides: build_experiment(compose([*tiny_run, *overrides])).fingerprint
 
 
 @pytest.mark.parametrize(
@@ -104,14 +104,22 @@ def test_equal_experiments_have_equal_fingerprints_and_output_and_runtime_do_not
         "calibration.bos=every",
         "evaluation.n_windows=3",
         "evaluation.context_length=32",
+        "evaluation.sampling=evenly_spaced",
+        "evaluation.separator=x",
+        "method.pattern=2:4",
+        "calibration.sampling=random",
+        "calibration.path=cal.jsonl",
     ],
 )
-def test_whatever_changes_the_result_changes_the_fingerprint(fingerprint, override: str) -> None:
+def test_whatever_changes_the_result_changes_the_fingerprint(fingerprint, workplace: Path, override: str) -> None:
+    # The same bytes under another suffix are read another way.
+    (workplace / "cal.jsonl").write_bytes((workplace / "cal.txt").read_bytes())
     assert fingerprint(override) != fingerprint()
 
 
 def test_input_files_count_by_content_not_by_name(fingerprint, workplace: Path) -> None:
     before = fingerprint()
+    assert fingerprint("calibration.text_column=body") == before, "a .txt file has no columns"
     (workplace / "cal.txt").rename(workplace / "moved.txt")
     assert fingerprint("calibration.path=moved.txt") == before
     (workplace / "moved.txt").write_text((workplace / "moved.txt").read_text() + "more")
@@ -130,3 +138,18 @@ def test_a_new_version_of_a_method_is_not_served_old_results(fingerprint, monkey
     before = fingerprint("method=nowag_p")
     monkeypatch.setattr(NoWagP, "version", NoWagP.version + 1)
     assert fingerprint("method=nowag_p") != before
+
+
+@pytest.mark.parametrize(
+    "version",
+    [
+        "nowag_exp.models.tiny.VERSION",
+        "nowag_exp.text.sampling.VERSION",
+        "nowag_exp.evaluation.sets.VERSION",
+        "nowag_exp.calibration.sets.STATISTICS_VERSION",
+    ],
+)
+def test_a_new_version_of_any_stage_is_not_served_old_results(fingerprint, monkeypatch, version: str) -> None:
+    before = fingerprint("method=wanda")
+    monkeypatch.setattr(version, 99)
+    assert fingerprint("method=wanda") != before

@@ -37,27 +37,29 @@ def without_costs(folder: Path) -> dict[str, str]:
     texts = {}
     for path in sorted((folder / "runs").glob("*.json")):
         content = json.loads(path.read_text())
-        del content["costs"], content["config"]["paths"]
+        del content["costs"]
         texts[path.name] = json.dumps(content)
     return texts
 
 
 def test_two_runs_from_an_empty_store_give_identical_records_but_for_their_costs(make, workplace: Path) -> None:
-    for results in ("first", "second"):
-        bench = Workbench()
-        run_all([make(method, f"paths.results={results}") for method in METHODS], bench, Reporter())
-    first = without_costs(workplace / "first")
-    assert len(first) == 4
-    assert first == without_costs(workplace / "second")
+    records = []
+    for _ in range(2):
+        shutil.rmtree(workplace / "results", ignore_errors=True)
+        run_all([make(method) for method in METHODS], Workbench(), Reporter())
+        records.append(without_costs(workplace / "results"))
+    assert len(records[0]) == 4
+    assert records[0] == records[1]
 
 
 def test_jobs_that_share_give_what_each_gives_alone(make, workplace: Path) -> None:
-    bench = Workbench()
-    run_all([make(method, "paths.results=shared") for method in METHODS], bench, Reporter())
+    run_all([make(method) for method in METHODS], Workbench(), Reporter())
+    shared = without_costs(workplace / "results")
+    shutil.rmtree(workplace / "results")
     for method in METHODS:
-        run_all([make(method, "paths.results=alone")], Workbench(), Reporter())
-        shutil.rmtree(workplace / "alone" / "store", ignore_errors=True)
-    assert without_costs(workplace / "shared") == without_costs(workplace / "alone")
+        run_all([make(method)], Workbench(), Reporter())
+        shutil.rmtree(workplace / "results" / "store", ignore_errors=True)
+    assert without_costs(workplace / "results") == shared
 
 
 def test_a_sweep_loads_the_model_once_and_calibrates_once(make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,10 +124,72 @@ def test_a_bug_in_one_job_is_that_jobs_failure(make, monkeypatch: pytest.MonkeyP
     assert fine.record is not None
 
 
-def test_sequences_that_share_text_are_in_the_ledger(make) -> None:
+def test_calibration_sequences_that_share_text_are_in_the_ledger(make) -> None:
     record = run_one(make("calibration.n_sequences=64"))
     kinds = {irregularity.kind: irregularity.count for irregularity in record.irregularities}
-    assert kinds["overlapping_sequences"] > 32
+    assert kinds["overlapping_windows"] > 32
+
+
+def test_evaluation_windows_that_share_text_are_in_the_ledger(make) -> None:
+    record = run_one(make("method=dense", "evaluation.sampling=random", "evaluation.n_windows=32"))
+    assert [(entry.kind, entry.where, entry.count > 16) for entry in record.irregularities] == [
+        ("overlapping_windows", "evaluation", True)
+    ]
+
+
+def test_a_text_that_changes_between_check_and_run_does_not_get_into_the_record(make, workplace: Path) -> None:
+    experiment, bench = make(), Workbench()
+    check(experiment, bench)
+    before = bench.tokens(experiment, "calibration").sha256
+    fingerprint = experiment.fingerprint
+    (workplace / "cal.txt").write_text("another text entirely, and long enough for a window of tokens. " * 9)
+    record = run(experiment, bench, Reporter())
+    assert (record.fingerprint, record.inputs.calibration_token_hash) == (fingerprint, before)
+    with pytest.raises(module.RequestError, match="calibration: the text changed while it was read"):
+        Workbench().tokens(experiment, "calibration")
+
+
+def test_a_model_that_changes_between_check_and_run_is_refused(make, workplace: Path) -> None:
+    folder = Path(shutil.copytree(make().model.folder(), workplace / "copy"))
+    experiment = make("model=local", "model.path=copy", "model.context_length=64", "model.dtype=float32")
+    bench = Workbench()
+    check(experiment, bench)
+    (folder / "config.json").write_text((folder / "config.json").read_text() + "\n")
+    with pytest.raises(module.RequestError, match="model: its files changed since the experiment was fingerprinted"):
+        run(experiment, bench, Reporter())
+
+
+def test_a_tokenizer_of_another_model_is_refused(make, workplace: Path) -> None:
+    folder = Path(shutil.copytree(make().model.folder(), workplace / "copy"))
+    tensors = load_file(folder / "model.safetensors")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        tensors[name] = tensors[name][:50].clone()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 50, "bos_token_id": 1, "eos_token_id": 2}))
+    experiment = make("model=local", "model.path=copy", "model.context_length=64", "model.dtype=float32")
+    with pytest.raises(module.RequestError, match=r"its tokenizer gives token \d+, but config.json has vocab_size 50"):
+        check(experiment, Workbench())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_runs_and_is_counted_as_such(make, dtype: str) -> None:
+    record = run_one(make(f"model.dtype={dtype}", "method=wanda"))
+    assert record.compression.bits_per_weight == 9
+    full = run_one(make("method=wanda"))
+    assert record.metrics[0].value == pytest.approx(full.metrics[0].value, rel=0.02)
+
+
+def test_statistics_that_are_not_finite_name_the_linears(make, workplace: Path) -> None:
+    folder = Path(shutil.copytree(make().model.folder(), workplace / "broken"))
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.1.input_layernorm.weight"][0] = float("inf")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    local = ["model=local", "model.path=broken", "model.context_length=64", "model.dtype=float32"]
+    (outcome,) = run_all([make(*local, "method=wanda")], Workbench(), Reporter())
+    assert outcome.failure is not None
+    assert "model.layers.1.self_attn.q_proj and model.layers.1.self_attn.k_proj" in outcome.failure
+    assert "have NaN or infinite activations" in outcome.failure
 
 
 def test_text_that_is_too_short_is_found_before_the_model_is_loaded(make, workplace: Path, monkeypatch) -> None:
@@ -151,8 +215,8 @@ def test_a_record_says_exactly_what_its_number_is(make) -> None:
     bench = Workbench()
     record = run_one(experiment, bench)
     assert experiment.calibration is not None
-    assert record.inputs.calibration_token_hash == bench.tokens(experiment.model, experiment.calibration).sha256
-    assert record.metrics[0].token_hash == bench.tokens(experiment.model, experiment.evaluation).sha256
+    assert record.inputs.calibration_token_hash == bench.tokens(experiment, "calibration").sha256
+    assert record.metrics[0].token_hash == bench.tokens(experiment, "evaluation").sha256
     assert record.metrics[0].protocol == "files:eval.txt@64"
     assert record.metrics[0].n_predicted == 4 * 63
     assert len(record.inputs.model_files["model.safetensors"]) == 64
@@ -167,13 +231,15 @@ def test_a_record_says_exactly_what_its_number_is(make) -> None:
     assert record.labels.seed == 0
 
 
-def test_records_name_no_user_host_or_folder(make, workplace: Path) -> None:
+def test_what_we_add_to_a_record_names_no_user_host_or_folder(make, workplace: Path) -> None:
     import getpass
     import socket
 
-    text = run_one(make()).to_json()
+    record = run_one(make(f"calibration.path={workplace}/cal.txt", f"paths.results={workplace}/out"))
+    ours = {name: value for name, value in json.loads(record.to_json()).items() if name != "config"}
     for secret in (str(workplace), socket.gethostname(), f"/{getpass.getuser()}/"):
-        assert secret not in text
+        assert secret not in json.dumps(ours)
+    assert str(workplace) in json.dumps(record.config), "the config is kept as it was typed"
 
 
 def test_the_stored_perplexities_of_the_tiny_model(make) -> None:

@@ -12,7 +12,7 @@ import nowag_exp
 
 PACKAGE = Path(nowag_exp.__file__).parent
 LAYERS = [
-    {"errors", "settings", "layout"},
+    {"errors", "settings", "layout", "patterns"},
     {"files", "progress", "quiet", "ledger", "ops"},
     {"formats", "hub", "wheels"},
     {"methods", "models", "text"},

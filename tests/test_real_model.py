@@ -36,7 +36,7 @@ def test_dense_perplexity_equals_ten_lines_of_transformers(model: CausalLM, benc
     from transformers import AutoModelForCausalLM
 
     experiment = make()
-    windows = bench.tokens(experiment.model, experiment.evaluation).ids
+    windows = bench.tokens(experiment, "evaluation").ids
     plain = AutoModelForCausalLM.from_pretrained(experiment.model.folder(), dtype=torch.float32)
     plain.eval()
     losses = []
@@ -73,3 +73,30 @@ def test_the_order_of_methods_at_half_sparsity_is_sane(bench: Workbench, tmp_pat
         assert outcome.record.compression.sparsity == pytest.approx(0.5, abs=1e-6)
         assert outcome.record.compression.n_weights == 106_168_320
         assert len(outcome.record.compression.linears) == 210
+
+
+def test_digits_are_single_tokens_as_in_smollm2s_own_tokenizer(bench: Workbench) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(make().model.folder())
+    # The split before a digit keeps the line breaks together, which GPT-2's pre-tokenizer does not.
+    assert tokenizer.tokenize("a\n\n1984") == ["a", "ĊĊ", "1", "9", "8", "4"]
+
+
+def test_a_damaged_model_in_the_cache_is_not_used(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+    from pathlib import Path
+
+    from nowag_exp.models import PackagedModel
+
+    source = make().model
+    assert isinstance(source, PackagedModel)
+    folder = source.folder()
+    monkeypatch.setenv("NOWAG_EXP_CACHE", str(tmp_path))
+    copy = Path(shutil.copytree(folder, tmp_path / "models" / folder.name))
+    assert source.folder() == copy
+    (copy / "config.json").write_text((copy / "config.json").read_text() + "\n")
+    converted = []
+    monkeypatch.setattr(PackagedModel, "_convert", lambda self, target: converted.append(target))
+    source.folder()
+    assert len(converted) == 1

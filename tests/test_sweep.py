@@ -82,12 +82,13 @@ def test_every_wrong_job_is_reported_and_none_starts(write, workplace: Path) -> 
     write(base=BASE, axes=[{"method": "dense"}, {"method": "wanda", "method.pattern": "2:5,2:3"}, {"method": "nope"}])
     with pytest.raises(RequestError) as caught:
         sweep.plan("mine", [], Workbench())
+    assert all(" (in the job model=tiny calibration=files" in problem for problem in caught.value.problems)
     assert [problem.split(";")[0] for problem in caught.value.problems] == [
         "method.pattern: 2:5 needs input widths that 5 divides, but self_attn.q_proj has 64 inputs",
         "method.pattern: 2:3 needs input widths that 3 divides, but self_attn.q_proj has 64 inputs",
         "method=nope: no such option",
     ]
-    assert not (workplace / "results").exists()
+    assert not list(workplace.glob("results/runs/*.json"))
 
 
 @pytest.mark.parametrize(
@@ -113,6 +114,12 @@ def test_an_axis_that_names_nothing_is_an_error(write) -> None:
     write(base=BASE, axes={"method.sparsty": "0.5,0.6"})
     with pytest.raises(RequestError, match=r"method\.sparsty: unknown key; there are: .*did you mean sparsity"):
         sweep.plan("mine", [], Workbench())
+
+
+def test_the_results_folder_is_no_axis(write) -> None:
+    write(base=BASE, axes={"method": "dense"})
+    with pytest.raises(RequestError, match=r"paths\.results: must be the same for all jobs of a sweep"):
+        sweep.plan("mine", ["paths.results=a,b"], Workbench())
 
 
 def test_an_unknown_sweep_lists_the_known_ones() -> None:

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
+from nowag_exp.calibration.statistics import VERSION as STATISTICS_VERSION
 from nowag_exp.settings import settings
 from nowag_exp.text import DrawnTokens, HubText, LocalText, TextSource, Tokenizer, WikiSample, Windows, draw
 
@@ -35,8 +36,13 @@ class Calibration(Windows, TextSource):
         return draw(self.documents(), tokenizer, self, self.n_sequences)
 
     def identity(self) -> dict[str, Any]:
-        """What fixes the sequences, given the tokenizer."""
-        return {"text": self.source_identity(), "n_sequences": self.n_sequences, **self.windows_identity()}
+        """What fixes the sequences, given the tokenizer, and what is learnt from them."""
+        return {
+            "statistics": STATISTICS_VERSION,
+            "text": self.source_identity(),
+            "n_sequences": self.n_sequences,
+            **self.windows_identity(),
+        }
 
 
 @settings

@@ -12,7 +12,7 @@ from nowag_exp.methods.base import SiteStatistics
 from nowag_exp.models.blocks import SITES, CausalLM
 
 VERSION = 1
-"""Raised when the same tokens would give other statistics."""
+"""Raised when the same tokens would give other statistics, here or by another walk over the blocks."""
 
 BlockStatistics = Mapping[str, SiteStatistics]
 """By name of the input site."""

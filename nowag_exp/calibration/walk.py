@@ -11,7 +11,7 @@ from nowag_exp.calibration.statistics import BlockStatistics, listening
 from nowag_exp.errors import NowagError
 from nowag_exp.ledger import Ledger
 from nowag_exp.methods.base import Method, Propagate
-from nowag_exp.models.blocks import SITES, CausalLM
+from nowag_exp.models.blocks import SITES, CausalLM, Site
 from nowag_exp.progress import Tick
 
 
@@ -43,19 +43,24 @@ def walk(
     The consumer may replace the block's weights before it asks for the next one. With ``dense`` the next block sees
     what the block put out before that; with ``compressed`` the block is run again on the weights that it has by then.
     """
+    last = len(model.blocks) - 1
+    # One copy of the activations of all batches, on the CPU: 128 sequences of 4096 tokens of a 70B model are 8.6 GB in
+    # 16 bits. A batch is overwritten as soon as nothing needs its input any more.
     hidden = [model.embed(batch).cpu() for batch in tokens.split(batch_size)]
-    for index in range(len(model.blocks)):
+    for index in range(last + 1):
         with listening(model, index) as accumulators:
-            outputs = [_run(model, index, batch) for batch in hidden]
-        yield {site.name: accumulators[site.name].result(f"block {index}, {site.name}") for site in SITES}
-        if propagate == "compressed" and index + 1 < len(model.blocks):
-            outputs = [_run(model, index, batch) for batch in hidden]
-        hidden = outputs
+            for number, batch in enumerate(hidden):
+                output = model.run_block(index, batch.to(model.device))
+                if propagate == "dense":
+                    hidden[number] = output.cpu()
+        yield {site.name: accumulators[site.name].result(_names(model, index, site)) for site in SITES}
+        if propagate == "compressed" and index < last:
+            for number, batch in enumerate(hidden):
+                hidden[number] = model.run_block(index, batch.to(model.device)).cpu()
 
 
-def _run(model: CausalLM, index: int, hidden: Tensor) -> Tensor:
-    # Activations of all batches wait on the CPU: 128 sequences of 4096 tokens of a 70B model are 8.6 GB in 16 bits.
-    return model.run_block(index, hidden.to(model.device)).cpu()
+def _names(model: CausalLM, index: int, site: Site) -> str:
+    return " and ".join(model.linears(index, site))
 
 
 @torch.inference_mode()
@@ -84,19 +89,21 @@ def compress(
                 _require_finite(name, weight)
             seen = None if block_statistics is None else block_statistics[site.name].to(model.device)
             if seen is not None and (dead := int((seen.sum_of_squares == 0).sum())):
-                ledger.add("dead_columns", f"model.layers.{index}.{site.name}", f"{dead} inputs are always 0", dead)
-            for name, compressed in method.compress(weights, seen).items():
+                ledger.add("dead_columns", _names(model, index, site), f"{dead} inputs are always 0", dead)
+            for name, compressed in method.compress(weights, seen, ledger).items():
                 values = compressed.decompress().to(model.dtype)
+                unchanged = values is weights[name]
                 report.append(
                     CompressedLinear(
                         name=name,
                         shape=compressed.shape,
                         n_kept=compressed.n_nonzero,
                         bits=compressed.bits,
-                        relative_error=_relative_error(weights[name], values),
+                        relative_error=0.0 if unchanged else _relative_error(weights[name], values),
                     )
                 )
-                model.replace_weight(name, values)
+                if not unchanged:
+                    model.replace_weight(name, values)
         tick()
     return report
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nowag_exp.formats import CompressedWeight
+from nowag_exp.ledger import Ledger
 
 Propagate = Literal["dense", "compressed"]
 
@@ -73,13 +74,14 @@ class Method(ABC):
 
     @abstractmethod
     def compress(
-        self, weights: Mapping[str, Float[Tensor, "..."]], statistics: SiteStatistics | None
+        self, weights: Mapping[str, Float[Tensor, "..."]], statistics: SiteStatistics | None, ledger: Ledger
     ) -> dict[str, CompressedWeight]:
         """Compress the linears that read one activation.
 
         Args:
             weights: ``(d_out, d_in)`` weights by linear name; they share ``d_in`` but not ``d_out``.
             statistics: of the activation they read; ``None`` only if the method needs nothing.
+            ledger: whatever is not the textbook path is written down here, under the linear's name.
         """
 
     def check_width(self, linear: str, d_in: int) -> str | None:

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nowag_exp.formats import CompressedWeight, DenseWeight
+from nowag_exp.ledger import Ledger
 from nowag_exp.methods.base import Method, Needs, Propagate, SiteStatistics
 from nowag_exp.settings import settings
 
@@ -21,6 +22,6 @@ class Dense(Method):
     propagate: Propagate
 
     def compress(
-        self, weights: Mapping[str, Float[Tensor, "..."]], statistics: SiteStatistics | None
+        self, weights: Mapping[str, Float[Tensor, "..."]], statistics: SiteStatistics | None, ledger: Ledger
     ) -> dict[str, CompressedWeight]:
         return {linear: DenseWeight(weight) for linear, weight in weights.items()}

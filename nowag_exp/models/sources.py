@@ -7,9 +7,9 @@ from typing import Any, Literal
 import torch
 
 from nowag_exp.errors import RequestError
-from nowag_exp.hub import hub_file, hub_folder, resolve_commit
+from nowag_exp.hub import hub_folder, resolve_commit
 from nowag_exp.models.blocks import CausalLM, check_architecture
-from nowag_exp.models.checkpoint import ALL_PATTERNS, TOKENIZER_PATTERNS, Checkpoint, read_config
+from nowag_exp.models.checkpoint import ALL_PATTERNS, Checkpoint
 from nowag_exp.settings import settings
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -38,39 +38,33 @@ class ModelSource(ABC):
     def folder(self) -> Path:
         """Folder in Hugging Face layout; downloads or converts if need be."""
 
-    def tokenizer_folder(self) -> Path:
-        """Folder with the tokenizer, without getting the weights where that is possible."""
-        return self.folder()
-
     @abstractmethod
     def weights_identity(self) -> dict[str, Any]:
         """What fixes the weights and tokenizer: hashes, or a repository with its commit."""
-
-    def architecture(self) -> dict[str, Any]:
-        """``config.json``, without getting the weights where that is possible."""
-        return read_config(self.folder())
 
     def identity(self) -> dict[str, Any]:
         """What fixes the model: weights and dtype."""
         return {"class": type(self).__qualname__, "dtype": self.dtype, **self.weights_identity()}
 
-    def check(self) -> dict[str, int]:
-        """Check the architecture before anything is loaded.
+    def check(self) -> dict[str, Any]:
+        """Get the checkpoint and check all of it that can be checked without reading weights.
 
         Returns:
-            The input width of each linear of a block.
+            Its ``config.json``.
 
         Raises:
-            RequestError: if it is not one whose blocks we know, or too short for ``context_length``.
+            RequestError: if it is not whole, not of an architecture whose blocks we know, or too short for
+                ``context_length``.
         """
-        config = self.architecture()
-        widths = check_architecture(config, self.label)
-        longest = config.get("max_position_embeddings")
+        checkpoint = Checkpoint(self.folder())
+        check_architecture(checkpoint.config, self.label)
+        checkpoint.check_shapes()
+        longest = checkpoint.config.get("max_position_embeddings")
         if longest is not None and self.context_length > longest:
             raise RequestError(
                 f"model.context_length={self.context_length}: {self.label} has {longest} positions; set at most that"
             )
-        return widths
+        return checkpoint.config
 
     def load(self, device: torch.device) -> CausalLM:
         """Load the weights onto ``device``."""
@@ -95,17 +89,16 @@ class HubModel(ModelSource):
     def label(self) -> str:
         return self.name
 
+    @property
+    def commit(self) -> str:
+        """What ``revision`` names."""
+        return resolve_commit(self.repo, self.revision, "model")
+
     def folder(self) -> Path:
-        return hub_folder(self.repo, self.revision, ALL_PATTERNS)
-
-    def tokenizer_folder(self) -> Path:
-        return hub_folder(self.repo, self.revision, ("config.json", *TOKENIZER_PATTERNS))
-
-    def architecture(self) -> dict[str, Any]:
-        return read_config(hub_file(self.repo, self.revision, "config.json", "model").parent)
+        return hub_folder(self.repo, self.commit, ALL_PATTERNS)
 
     def weights_identity(self) -> dict[str, Any]:
-        return {"repo": self.repo, "commit": resolve_commit(self.repo, self.revision, "config.json", "model")}
+        return {"repo": self.repo, "commit": self.commit}
 
 
 @settings

@@ -18,7 +18,7 @@ class TinyModel(ModelSource):
 
     Attributes:
         n_blocks: decoder layers.
-        hidden_size: a multiple of ``16 * n_heads``.
+        hidden_size: a multiple of ``2 * n_heads``.
         intermediate_size: width of the MLP.
         n_heads: query heads; half as many key and value heads.
         init_seed: of the weights.
@@ -31,6 +31,9 @@ class TinyModel(ModelSource):
     init_seed: int
 
     def __post_init__(self) -> None:
+        for name in ("n_blocks", "hidden_size", "intermediate_size", "n_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be at least 1; got {getattr(self, name)}")
         if self.hidden_size % (2 * self.n_heads) or self.n_heads % 2:
             raise ValueError(
                 f"hidden_size: {self.hidden_size} must be a multiple of 2 * n_heads, and n_heads ({self.n_heads}) even"

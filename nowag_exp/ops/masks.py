@@ -2,7 +2,12 @@
 
 A group is what competes: the whole matrix (unstructured), one output row (Wanda), or M consecutive inputs (N:M). Within
 a group the ``keep`` highest scores stay; of equal scores the ones that come first stay. Scores must be finite.
+
+Ties are counted, since which of equal weights goes is a choice that no paper makes: on weights that lie on a coarse
+grid (dequantized ones, say) another choice gives another perplexity.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,8 +18,20 @@ SMALL_GROUP = 16
 """Groups up to this size are ranked by comparing all pairs: a few passes over memory beat many tiny selections."""
 
 
-def keep_top(scores: Float[Tensor, "groups n"], keep: int) -> Bool[Tensor, "groups n"]:
-    """Mask of the ``keep`` highest scores of each group; ties go to the lower index.
+class Selection(NamedTuple):
+    """Which weights stay.
+
+    Attributes:
+        mask: true where a weight is kept; shaped like the scores.
+        n_tied: weights removed though one of equal score is kept in their group.
+    """
+
+    mask: Bool[Tensor, "rows columns"]
+    n_tied: int
+
+
+def keep_top(scores: Float[Tensor, "groups n"], keep: int) -> Selection:
+    """Select the ``keep`` highest scores of each group; of equal ones the first.
 
     Raises:
         ValueError: if ``keep`` is not in ``[0, n]``.
@@ -23,25 +40,25 @@ def keep_top(scores: Float[Tensor, "groups n"], keep: int) -> Bool[Tensor, "grou
     if not 0 <= keep <= n:
         raise ValueError(f"cannot keep {keep} of {n} scores")
     if keep == 0 or keep == n:
-        return torch.full_like(scores, keep == n, dtype=torch.bool)
+        return Selection(torch.full_like(scores, keep == n, dtype=torch.bool), 0)
     if n <= SMALL_GROUP:
         return _keep_top_by_rank(scores, keep)
     return _keep_top_by_threshold(scores, keep)
 
 
-def unstructured_mask(scores: Float[Tensor, "d_out d_in"], sparsity: float) -> Bool[Tensor, "d_out d_in"]:
+def unstructured_mask(scores: Float[Tensor, "d_out d_in"], sparsity: float) -> Selection:
     """Keep the highest scores of the whole matrix; ``int(d_out · d_in · sparsity)`` weights are removed."""
     keep = scores.numel() - int(scores.numel() * sparsity)
-    return keep_top(scores.reshape(1, -1), keep).reshape(scores.shape)
+    return _reshaped(keep_top(scores.reshape(1, -1), keep), scores)
 
 
-def rowwise_mask(scores: Float[Tensor, "d_out d_in"], sparsity: float) -> Bool[Tensor, "d_out d_in"]:
+def rowwise_mask(scores: Float[Tensor, "d_out d_in"], sparsity: float) -> Selection:
     """Keep the highest scores of each output row; ``int(d_in · sparsity)`` weights of each row are removed."""
     width = scores.shape[1]
     return keep_top(scores, width - int(width * sparsity))
 
 
-def n_of_m_mask(scores: Float[Tensor, "d_out d_in"], n: int, m: int) -> Bool[Tensor, "d_out d_in"]:
+def n_of_m_mask(scores: Float[Tensor, "d_out d_in"], n: int, m: int) -> Selection:
     """Keep the ``n`` highest scores of each ``m`` consecutive inputs.
 
     Raises:
@@ -49,10 +66,14 @@ def n_of_m_mask(scores: Float[Tensor, "d_out d_in"], n: int, m: int) -> Bool[Ten
     """
     if scores.shape[1] % m:
         raise ValueError(f"{m} does not divide the input width {scores.shape[1]}")
-    return keep_top(scores.reshape(-1, m), n).reshape(scores.shape)
+    return _reshaped(keep_top(scores.reshape(-1, m), n), scores)
 
 
-def _keep_top_by_rank(scores: Float[Tensor, "groups n"], keep: int) -> Bool[Tensor, "groups n"]:
+def _reshaped(selection: Selection, like: Float[Tensor, "d_out d_in"]) -> Selection:
+    return selection._replace(mask=selection.mask.reshape(like.shape))
+
+
+def _keep_top_by_rank(scores: Float[Tensor, "groups n"], keep: int) -> Selection:
     """Keep position ``i`` if fewer than ``keep`` others beat it; each pair of positions is compared once."""
     columns = [column.contiguous() for column in scores.unbind(dim=1)]
     beaten_by = [torch.zeros_like(column, dtype=torch.int8) for column in columns]
@@ -61,26 +82,35 @@ def _keep_top_by_rank(scores: Float[Tensor, "groups n"], keep: int) -> Bool[Tens
             first_wins = columns[first] >= columns[second]
             beaten_by[second] += first_wins
             beaten_by[first] += ~first_wins
-    return torch.stack([count < keep for count in beaten_by], dim=1)
+    kept = [count < keep for count in beaten_by]
+    lowest_kept = torch.full_like(columns[0], torch.inf)
+    for column, stays in zip(columns, kept, strict=True):
+        lowest_kept = torch.where(stays, torch.minimum(lowest_kept, column), lowest_kept)
+    tied = [(column == lowest_kept) & ~stays for column, stays in zip(columns, kept, strict=True)]
+    return Selection(torch.stack(kept, dim=1), sum(int(column.sum()) for column in tied))
 
 
-def _keep_top_by_threshold(scores: Float[Tensor, "groups n"], keep: int) -> Bool[Tensor, "groups n"]:
+def _keep_top_by_threshold(scores: Float[Tensor, "groups n"], keep: int) -> Selection:
     """Find each group's ``keep``-th highest score in linear time, then compare."""
-    threshold = _kth_highest(scores, keep)
+    threshold = kth_highest_torch(scores, keep) if scores.is_cuda else kth_highest_numpy(scores, keep)
     mask = scores >= threshold
-    if int(mask.sum()) == keep * len(scores):
-        return mask
-    # Some group has several scores equal to its threshold: of those, the first ones fill what is left.
+    n_tied = int(mask.sum()) - keep * len(scores)
+    if n_tied == 0:
+        return Selection(mask, 0)
+    # Some group has more scores equal to its threshold than places for them: the first ones get the places.
     above = scores > threshold
     tied = mask & ~above
     places = keep - above.sum(dim=1, keepdim=True)
-    return above | (tied & (tied.cumsum(dim=1) <= places))
+    return Selection(above | (tied & (tied.cumsum(dim=1) <= places)), n_tied)
 
 
-def _kth_highest(scores: Float[Tensor, "groups n"], k: int) -> Float[Tensor, "groups 1"]:
+def kth_highest_torch(scores: Float[Tensor, "groups n"], k: int) -> Float[Tensor, "groups 1"]:
+    """The ``k``-th highest score of each group, by torch; for the GPU."""
+    return scores.kthvalue(scores.shape[1] - k + 1, dim=1, keepdim=True).values
+
+
+def kth_highest_numpy(scores: Float[Tensor, "groups n"], k: int) -> Float[Tensor, "groups 1"]:
+    """The same by numpy's introselect, which is vectorised (AVX-512, AVX2, NEON); torch's on the CPU is not."""
     position = scores.shape[1] - k
-    if scores.is_cuda:
-        return scores.kthvalue(position + 1, dim=1, keepdim=True).values
-    # numpy's introselect is vectorised (AVX-512, AVX2, NEON); torch.kthvalue on the CPU is not.
     partitioned = np.partition(scores.numpy(), position, axis=1)
     return torch.from_numpy(np.ascontiguousarray(partitioned[:, position : position + 1]))

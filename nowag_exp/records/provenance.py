@@ -16,6 +16,7 @@ import torch
 import nowag_exp
 from nowag_exp.records.record import Costs, StageCost
 
+RESULTS_COME_FROM = ("nowag_exp", "conf", "sweeps", "pyproject.toml")
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "hydra-core", "omegaconf")
 
 
@@ -38,14 +39,18 @@ def provenance(device: torch.device) -> dict[str, Any]:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit, and whether tracked files differ from it; ``None`` if the package is not run from a checkout."""
+    """Commit, and whether what runs differs from it; ``None`` if the package is not run from a checkout.
+
+    New files count, in the folders that a result can come from: a method that git does not know yet is not clean.
+    "unknown" if git is missing or refuses to answer.
+    """
     if not (folder.parent / ".git").exists():
         return None
     try:
-        commit = _git(folder, "rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))}
+        commit = _git(folder.parent, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git(folder.parent, "status", "--porcelain", "--", *RESULTS_COME_FROM))}
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return {"commit": "unknown", "dirty": "unknown"}
 
 
 def _git(folder: Path, *arguments: str) -> str:
@@ -86,7 +91,7 @@ def _now() -> str:
 
 
 def _reset_peaks() -> None:
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: sets VmHWM back to the present size
@@ -103,4 +108,4 @@ def _peak_resident() -> int | None:
 
 
 def _peak_gpu() -> int | None:
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None

@@ -60,7 +60,7 @@ class Store:
                 tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
             notes = json.loads(header["notes"])
             intact = header["checksum"] == _checksum(tensors, header["notes"])
-        except (SafetensorError, KeyError, ValueError, OSError):
+        except (SafetensorError, KeyError, ValueError):
             intact = False
         if not intact:
             path.unlink()

@@ -1,12 +1,14 @@
 """Tables, from records alone."""
 
-from typing import Literal, get_args
+import re
+from typing import Any, Literal, get_args
 
 import pandas as pd
 from tabulate import tabulate
 
 from nowag_exp.ledger import summary
 from nowag_exp.records.record import RunRecord
+from nowag_exp.records.store import content_key
 
 Format = Literal["text", "csv", "md", "tex"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -34,9 +36,16 @@ HEADINGS = {
 
 def tidy(records: list[RunRecord]) -> pd.DataFrame:
     """One row a metric."""
+    models = _told_apart([record.labels.model for record in records], [record.identity["model"] for record in records])
+    calibrations = _told_apart(
+        [record.labels.calibration for record in records],
+        [_without_columns(record.identity["calibration"]) for record in records],
+    )
     rows = [
         {
             **vars(record.labels),
+            "model": model,
+            "calibration": calibration,
             "sparsity": record.compression.sparsity,
             "bits_per_weight": record.compression.bits_per_weight,
             "metric": metric.name,
@@ -47,7 +56,7 @@ def tidy(records: list[RunRecord]) -> pd.DataFrame:
             "irregularities": summary(record.irregularities),
             "fingerprint": record.fingerprint,
         }
-        for record in records
+        for record, model, calibration in zip(records, models, calibrations, strict=True)
         for metric in record.metrics
     ]
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(
@@ -57,6 +66,27 @@ def tidy(records: list[RunRecord]) -> pd.DataFrame:
     table["regular"] = table["pattern"].notna() & (table["pattern"] != "unstructured")
     table = table.sort_values(["model", "protocol", "sparsity", "regular", "pattern", "value"], kind="stable")
     return table.drop(columns="regular").reset_index(drop=True)
+
+
+def _told_apart(labels: list[str | None], identities: list[Any]) -> list[str | None]:
+    """Add a hash to labels that stand for different things: two folders of one name, two dtypes of one model."""
+    keys = [
+        None if label is None else content_key({"": identity})
+        for label, identity in zip(labels, identities, strict=True)
+    ]
+    meanings: dict[str | None, set[str | None]] = {}
+    for label, key in zip(labels, keys, strict=True):
+        meanings.setdefault(label, set()).add(key)
+    return [
+        f"{label} #{key[:8]}" if label and key and len(meanings[label]) > 1 else label
+        for label, key in zip(labels, keys, strict=True)
+    ]
+
+
+def _without_columns(calibration: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What fixes a calibration but has no column of its own: text, sampling, separator, BOS."""
+    shown = {"n_sequences", "context_length", "seed"}
+    return calibration and {key: value for key, value in calibration.items() if key not in shown}
 
 
 def render(records: list[RunRecord], form: Format) -> str:
@@ -110,6 +140,8 @@ def _section(model: str, cells: pd.DataFrame, best: pd.DataFrame, form: Format) 
         return _latex(model, cells, best)
     mark = (lambda text: f"**{text}**") if form == "md" else (lambda text: f"{text} *")
     marked = cells.mask(best, cells.map(mark))
+    if form == "md":
+        marked = marked.map(lambda text: text.replace("|", r"\|"))
     body = tabulate(
         marked.values.tolist(),
         headers=list(marked.columns),
@@ -127,7 +159,7 @@ def _latex(model: str, cells: pd.DataFrame, best: pd.DataFrame) -> str:
         .format_index(escape="latex", axis=1)
     )
     bold = best.reset_index(drop=True).map(lambda is_best: "textbf:--rwrap;" if is_best else "")
-    caption = model.replace("_", r"\_")
+    caption = re.sub(r"([_&%$#{}])", r"\\\1", model)
     return styler.apply(lambda _: bold, axis=None).to_latex(hrules=True, caption=caption)
 
 

@@ -1,15 +1,16 @@
-"""Documents of one file: .txt (one document), .jsonl (also gzipped; one a line), .parquet (one a row)."""
+"""Documents of one file: .txt (one document), .jsonl and .json.gz (one a line), .parquet (one a row)."""
 
 import gzip
 import json
 import mmap
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
 
 from nowag_exp.errors import RequestError
 
-SUFFIXES = (".txt", ".jsonl", ".json.gz", ".parquet")
+SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".json.gz", ".parquet")
 
 
 def read_documents(path: Path, text_column: str) -> Sequence[str]:
@@ -30,16 +31,35 @@ def read_documents(path: Path, text_column: str) -> Sequence[str]:
     return documents
 
 
-def _read(path: Path, text_column: str) -> Sequence[str]:
-    if path.name.endswith(".txt"):
-        return [path.read_bytes().decode("utf-8")]
-    if path.name.endswith(".jsonl"):
-        return JsonLines(path, path.read_bytes() if path.stat().st_size == 0 else _map(path), text_column)
-    if path.name.endswith(".json.gz"):
-        return JsonLines(path, gzip.decompress(path.read_bytes()), text_column)
-    if path.name.endswith(".parquet"):
-        return _read_parquet(path, text_column)
+def suffix(path: Path) -> str:
+    """Which of the known suffixes a file has, and so how it is read.
+
+    Raises:
+        RequestError: if it has none of them.
+    """
+    for known in SUFFIXES:
+        if path.name.endswith(known):
+            return known
     raise RequestError(f"{path}: cannot read this kind of file; it must end in one of {', '.join(SUFFIXES)}")
+
+
+def _read(path: Path, text_column: str) -> Sequence[str]:
+    match suffix(path):
+        case ".txt":
+            return [path.read_bytes().decode("utf-8")]
+        case ".parquet":
+            return _read_parquet(path, text_column)
+        case ".jsonl":
+            return JsonLines(path, path.read_bytes() if path.stat().st_size == 0 else _map(path), text_column)
+        case _:
+            return JsonLines(path, _unzip(path), text_column)
+
+
+def _unzip(path: Path) -> bytes:
+    try:
+        return gzip.decompress(path.read_bytes())
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise RequestError(f"{path}: is not a whole gzip file ({error}); get it again") from error
 
 
 class JsonLines(Sequence[str]):
@@ -53,14 +73,17 @@ class JsonLines(Sequence[str]):
 
     def __init__(self, path: Path, content: bytes | mmap.mmap, text_column: str) -> None:
         self._path, self._content, self._text_column = path, content, text_column
-        self._starts = [0]
-        while (end := content.find(b"\n", self._starts[-1])) >= 0:
-            self._starts.append(end + 1)
-        if self._starts[-1] < len(content):
-            self._starts.append(len(content) + 1)
+        self._spans: list[tuple[int, int]] = []
+        start = 0
+        while start < len(content):
+            end = content.find(b"\n", start)
+            end = len(content) if end < 0 else end
+            if end - start > 2 or content[start:end].strip():  # A blank line is no document.
+                self._spans.append((start, end))
+            start = end + 1
 
     def __len__(self) -> int:
-        return len(self._starts) - 1
+        return len(self._spans)
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -74,12 +97,13 @@ class JsonLines(Sequence[str]):
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         index %= len(self)
-        line = self._content[self._starts[index] : self._starts[index + 1] - 1]
-        where = f"{self._path}: line {index + 1}"
+        start, end = self._spans[index]
+        line = self._content[start:end]
+        where = f"{self._path}: document {index + 1}"
         try:
             row = json.loads(line.decode("utf-8"))
         except UnicodeDecodeError as error:
-            raise RequestError(_not_utf8(self._path, f"line {index + 1}, ", error)) from error
+            raise RequestError(_not_utf8(self._path, f"document {index + 1}, ", error)) from error
         except json.JSONDecodeError as error:
             raise RequestError(f"{where} is not JSON ({error.msg}); each line must be one JSON object") from error
         if not isinstance(row, dict) or not isinstance(row.get(self._text_column), str):
@@ -108,6 +132,12 @@ def _read_parquet(path: Path, text_column: str) -> list[str]:
         names = parquet.read_schema(path).names
         if text_column not in names:
             raise RequestError(f"{path}: has no column '{text_column}' (it has: {', '.join(names)}); set text_column")
-        return parquet.read_table(path, columns=[text_column])[text_column].to_pylist()
+        texts = parquet.read_table(path, columns=[text_column])[text_column].to_pylist()
     except pyarrow.ArrowInvalid as error:
         raise RequestError(f"{path}: is not a Parquet file ({error}); give one") from error
+    for number, text in enumerate(texts, start=1):
+        if not isinstance(text, str):
+            raise RequestError(
+                f"{path}: row {number} has no text in '{text_column}' but {type(text).__name__}; set text_column"
+            )
+    return texts

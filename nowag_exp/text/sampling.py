@@ -15,6 +15,9 @@ from nowag_exp.errors import RequestError
 from nowag_exp.settings import settings
 from nowag_exp.text.tokenizer import Encode, Tokenizer
 
+VERSION = 1
+"""Raised when the same settings would draw other windows from the same documents."""
+
 
 @settings
 class Windows:
@@ -24,9 +27,10 @@ class Windows:
         context_length: tokens of a window, its BOS included.
         sampling: ``random_in_document`` draws a document, draws again if it is shorter than a window, and then draws a
             start in it (SparseGPT's, Wanda's and NoWag's C4 and RedPajama loaders, with the same use of Python's
-            generator); ``random`` draws starts in the joined documents (GPTQ's wikitext2 loader); ``sequential`` takes
-            the first windows of the joined documents, without overlap; ``evenly_spaced`` takes windows of the same
-            grid, spread over all of the joined documents.
+            generator, but for documents of exactly one window, which those reject or fail on); ``random`` draws starts
+            in the joined documents (GPTQ's wikitext2 loader); ``sequential`` takes the first windows of the joined
+            documents, without overlap; ``evenly_spaced`` takes windows of the same grid, spread over all of the joined
+            documents.
         separator: joins the documents.
         bos: ``none``; ``first``: once, before the joined documents (or each drawn document); ``every``: each window
             opens with it.
@@ -54,6 +58,7 @@ class Windows:
     def windows_identity(self) -> dict[str, Any]:
         """What fixes the windows, given the documents; what the sampling has no use for is left out."""
         return {
+            "drawing": VERSION,
             "context_length": self.context_length,
             "sampling": self.sampling,
             "separator": None if self.sampling == "random_in_document" else self.separator,
@@ -159,7 +164,8 @@ def _draw_in_stream(stream: list[int], length: int, n: int, seed: int, where: st
 
 
 def _draw_start(generator: random.Random, available: int, length: int) -> int:
-    # The papers' loaders draw from [0, available - length - 1] and fail on an exact fit; an exact fit starts at 0 here.
+    # The papers' loaders draw from [0, available - length - 1]. An exact fit leaves nothing to draw: GPTQ's fails on
+    # it, Wanda's draws another document; here it starts at 0.
     return 0 if available == length else generator.randint(0, available - length - 1)
 
 

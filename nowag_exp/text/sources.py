@@ -4,13 +4,15 @@ import glob
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from nowag_exp.errors import RequestError
 from nowag_exp.files import sha256_file
 from nowag_exp.hub import hub_file, resolve_commit
 from nowag_exp.settings import settings
-from nowag_exp.text.readers import read_documents
+from nowag_exp.text.readers import read_documents, suffix
 
 
 class TextSource(ABC):
@@ -42,20 +44,23 @@ class HubText(TextSource):
 
     repo: str
     revision: str
-    files: tuple[str, ...]
+    files: Annotated[tuple[str, ...], Field(min_length=1)]
     text_column: str
-    first_documents: int | None
+    first_documents: Annotated[int, Field(ge=1)] | None
+
+    @property
+    def _commit(self) -> str:
+        return resolve_commit(self.repo, self.revision, "dataset")
 
     def documents(self) -> Sequence[str]:
-        paths = [hub_file(self.repo, self.revision, file, repo_type="dataset") for file in self.files]
+        paths = [hub_file(self.repo, self._commit, file, repo_type="dataset") for file in self.files]
         documents = _joined([read_documents(path, self.text_column) for path in paths])
         return documents if self.first_documents is None else documents[: self.first_documents]
 
     def source_identity(self) -> dict[str, Any]:
-        commit = resolve_commit(self.repo, self.revision, self.files[0], repo_type="dataset")
         return {
             "repo": self.repo,
-            "commit": commit,
+            "commit": self._commit,
             "files": list(self.files),
             "text_column": self.text_column,
             "first_documents": self.first_documents,
@@ -80,7 +85,8 @@ class LocalText(TextSource):
         Raises:
             RequestError: if there are none.
         """
-        found = sorted(Path(name) for name in glob.glob(str(Path(self.path).expanduser()), recursive=True))
+        literal = Path(self.path).expanduser()
+        found = [literal] if literal.exists() else sorted(map(Path, glob.glob(str(literal), recursive=True)))
         files = [path for path in found if path.is_file()]
         if not files:
             raise RequestError(
@@ -92,13 +98,16 @@ class LocalText(TextSource):
         return _joined([read_documents(path, self.text_column) for path in self.paths()])
 
     def source_identity(self) -> dict[str, Any]:
-        hashes = []
+        files = []
         for path in self.paths():
             try:
-                hashes.append(sha256_file(path))
+                content = sha256_file(path)
             except OSError as error:
                 raise RequestError(f"{path}: cannot be read ({error.strerror}); give a readable file") from error
-        return {"sha256": hashes, "text_column": self.text_column}
+            # The suffix says how it is read; the column matters only where there are some.
+            column = None if suffix(path) == ".txt" else self.text_column
+            files.append({"sha256": content, "suffix": suffix(path), "text_column": column})
+        return {"files": files}
 
 
 def _joined(parts: list[Sequence[str]]) -> Sequence[str]:
@@ -119,8 +128,10 @@ class Chained(Sequence[str]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
+        if index < 0:
+            index += len(self)
         for part in self._parts:
-            if index < len(part):
+            if 0 <= index < len(part):
                 return part[index]
             index -= len(part)
         raise IndexError(index)

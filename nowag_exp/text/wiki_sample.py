@@ -7,6 +7,7 @@ both.
 import bz2
 import json
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -46,9 +47,12 @@ class WikiSample(TextSource):
         return articles[0::2] if self.half == "even" else articles[1::2]
 
     def fetch(self) -> Path:
-        """Path of the cleaned articles (JSON Lines with title and text); made once."""
+        """Path of the cleaned articles (JSON Lines with title and text); made once, and again if they are damaged."""
         folder = cache_dir() / "texts" / f"wiki_sample-{self.cleaned_sha256[:16]}"
         with locked(folder):
+            if folder.exists() and not self._intact(folder):
+                note(f"{folder} is damaged: making it again")
+                shutil.rmtree(folder)
             if not folder.exists():
                 with atomic_folder(folder) as temporary:
                     self._make(temporary)
@@ -56,6 +60,9 @@ class WikiSample(TextSource):
 
     def source_identity(self) -> dict[str, Any]:
         return {"half": self.half, "sha256": self.cleaned_sha256}
+
+    def _intact(self, folder: Path) -> bool:
+        return (folder / ARTICLES).is_file() and sha256_file(folder / ARTICLES) == self.cleaned_sha256
 
     def _make(self, folder: Path) -> None:
         dump, cleaned = folder / "dump.xml.bz2", folder / ARTICLES

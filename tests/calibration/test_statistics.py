@@ -14,7 +14,7 @@ def accumulated(*batches: torch.Tensor) -> SiteStatistics:
     accumulator = Accumulator()
     for batch in batches:
         accumulator.add(batch)
-    return accumulator.result("block 0, mlp_input")
+    return accumulator.result("model.layers.0.mlp.up_proj")
 
 
 def test_two_tokens_worked_by_hand() -> None:
@@ -41,15 +41,15 @@ def test_large_half_precision_activations_do_not_overflow(dtype: torch.dtype) ->
 
 
 def test_a_site_that_saw_no_token_raises_and_is_named() -> None:
-    with pytest.raises(NowagError, match="block 0, mlp_input: no token reached this input site"):
-        Accumulator().result("block 0, mlp_input")
+    with pytest.raises(NowagError, match=r"model\.layers\.0\.mlp\.up_proj: no token reached this input site"):
+        Accumulator().result("model.layers.0.mlp.up_proj")
     with pytest.raises(NowagError, match="no token reached"):
         accumulated(torch.zeros(0, 4))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_statistics_that_are_not_finite_raise_and_are_named(bad: float) -> None:
-    with pytest.raises(NowagError, match="block 0, mlp_input: 1 of 2 input columns have NaN or infinite"):
+    with pytest.raises(NowagError, match=r"model\.layers\.0\.mlp\.up_proj: 1 of 2 input columns have NaN or infinite"):
         accumulated(torch.tensor([[bad, 1.0]]))
 
 

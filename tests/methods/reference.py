@@ -48,5 +48,6 @@ def _drop_lowest_of_matrix(scores: list[list[float]], sparsity: float) -> list[l
 
 
 def _drop_lowest(scores: list[float], count: int) -> list[bool]:
-    dropped = set(sorted(range(len(scores)), key=lambda i: scores[i])[:count])
+    # Lowest score first; of equal ones the last goes first, so that the first stays.
+    dropped = set(sorted(range(len(scores)), key=lambda i: (scores[i], -i))[:count])
     return [i not in dropped for i in range(len(scores))]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nowag_exp.formats import SparseWeight
+from nowag_exp.ledger import Ledger
 from nowag_exp.methods import Magnitude, NoWagP, SiteStatistics, Wanda
 
 
@@ -34,7 +35,7 @@ def random_case(
 
 
 def mask_of(method: Magnitude | Wanda | NoWagP, weight: Tensor, statistics: SiteStatistics | None) -> list[list[bool]]:
-    compressed = method.compress({"w": weight}, statistics)["w"]
+    compressed = method.compress({"w": weight}, statistics, Ledger())["w"]
     assert isinstance(compressed, SparseWeight)
     return compressed.mask().tolist()
 
@@ -86,15 +87,31 @@ def test_nowag_p_two_by_two_worked_by_hand() -> None:
     assert mask_of(method, weight, uneven) == [[True, False], [True, False]]
 
 
+@pytest.mark.parametrize(("sparsity", "pattern"), [(0.5, "unstructured"), (0.5, "2:4"), (0.75, "1:4")])
+def test_masks_of_weights_with_many_ties_equal_the_references_and_the_ties_are_counted(
+    sparsity: float, pattern: str
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randint(-3, 4, (12, 16), generator=generator).float()
+    ledger = Ledger()
+    method = Magnitude(name="magnitude", sparsity=sparsity, pattern=pattern, propagate="dense")
+    mask = method.compress({"w": weight}, None, ledger)["w"].mask().tolist()  # type: ignore[attr-defined]
+    if pattern == "unstructured":
+        assert mask == reference.magnitude_mask(weight, sparsity)
+    else:
+        n, m = map(int, pattern.split(":"))
+        assert mask == reference.n_of_m(weight.abs().tolist(), n, m)
+    assert [(entry.kind, entry.where) for entry in ledger.entries] == [("tied_scores", "w")]
+    assert 0 < ledger.entries[0].count < 12 * 16 * sparsity
+
+
 @given(seed=st.integers(0, 2**16), scale=st.sampled_from([0.25, 2.0, 8.0]))
-def test_nowag_p_mask_does_not_change_when_the_weight_is_scaled(seed: int, scale: float) -> None:
-    # Powers of two scale exactly; what is left of ε is far below the gaps between scores of 12 x 16 normals.
+def test_nowag_p_hardly_changes_when_the_weight_is_scaled(seed: int, scale: float) -> None:
+    # Exact but for ε = 1e-5 in the norms, which moves scores by about 1e-5 relative: at most a near-tie or two flip.
     weight, _, statistics = random_case(seed)
     method = NoWagP(name="nowag_p", sparsity=0.5, pattern="unstructured", propagate="dense")
-    same = torch.tensor(mask_of(method, weight, statistics)) == torch.tensor(
-        mask_of(method, scale * weight, statistics)
-    )
-    assert same.float().mean() > 0.98
+    before, after = (torch.tensor(mask_of(method, factor * weight, statistics)) for factor in (1.0, scale))
+    assert int((before != after).sum()) <= 4
 
 
 @given(seed=st.integers(0, 2**16))
@@ -114,7 +131,7 @@ def test_kept_weights_keep_their_value_in_every_dtype() -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         typed = weight.to(dtype)
         compressed = NoWagP(name="p", sparsity=0.5, pattern="2:4", propagate="dense").compress(
-            {"w": typed}, statistics
+            {"w": typed}, statistics, Ledger()
         )["w"]
         assert isinstance(compressed, SparseWeight)
         values = compressed.decompress()

@@ -12,6 +12,7 @@ import yaml
 import nowag_exp.methods
 from nowag_exp.compose import sparsity_of
 from nowag_exp.config import build
+from nowag_exp.ledger import Ledger
 from nowag_exp.methods import Method
 
 README = Path(nowag_exp.methods.__file__).with_name("README.md").read_text(encoding="utf-8")
@@ -30,7 +31,9 @@ def test_the_documented_method_works_from_its_yaml(monkeypatch: pytest.MonkeyPat
     node = yaml.safe_load(code("yaml"))
     node |= {"sparsity": sparsity_of(node["pattern"], 0.5), "seed": 3}
     method = build(node, "method", Method)
-    compressed = method.compress({"w": torch.ones(8, 8)}, None)["w"]
+    compressed = method.compress({"w": torch.ones(8, 8)}, None, Ledger())["w"]
     assert compressed.n_nonzero == 32
-    assert torch.equal(compressed.decompress(), method.compress({"w": torch.ones(8, 8)}, None)["w"].decompress())
+    assert torch.equal(
+        compressed.decompress(), method.compress({"w": torch.ones(8, 8)}, None, Ledger())["w"].decompress()
+    )
     assert method.identity()["seed"] == 3

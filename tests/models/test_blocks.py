@@ -58,4 +58,4 @@ def test_the_linears_of_a_site_read_the_same_activation_and_sites_read_different
 def test_linears_are_named_as_in_the_checkpoint(model: CausalLM) -> None:
     names = model.linears(1, SITES[0])
     assert next(iter(names)) == "model.layers.1.self_attn.q_proj"
-    model.checkpoint.read(f"{name}.weight" for name in names)
+    assert len(dict(model.checkpoint.read(f"{name}.weight" for name in names))) == 3

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from nowag_exp.compose import compose
 from nowag_exp.config import build
 from nowag_exp.errors import RequestError
-from nowag_exp.models import CausalLM, Checkpoint, LocalModel, ModelSource
+from nowag_exp.models import CausalLM, Checkpoint, LocalModel, ModelSource, input_widths
 
 
 @pytest.fixture
@@ -37,9 +37,11 @@ def load(folder: Path) -> CausalLM:
 
 def test_tensors_read_the_same_from_one_file_and_from_shards(folder: Path) -> None:
     names = ["model.layers.0.mlp.up_proj.weight", "model.layers.1.self_attn.o_proj.weight", "model.norm.weight"]
-    whole = Checkpoint(folder).read(names)
+    whole = dict(Checkpoint(folder).read(names))
     shard(folder)
-    for name, tensor in Checkpoint(folder).read(names).items():
+    sharded = dict(Checkpoint(folder).read(names))
+    assert set(sharded) == set(names)
+    for name, tensor in sharded.items():
         assert torch.equal(tensor, whole[name])
 
 
@@ -87,6 +89,8 @@ def write(name: str, content: str):
         (remove("model.safetensors"), r"is no whole checkpoint, \*.safetensors is missing"),
         (shard_and_remove, "is no whole checkpoint, model-2.safetensors is missing"),
         (point_outside, "the index names ../../etc/passwd, which is outside the folder"),
+        (write("model.safetensors.index.json", "{}"), "has no weight_map from tensors to shards"),
+        (write("model.safetensors.index.json", '{"weight_map": {"a": 3}}'), "has no weight_map from tensors to shards"),
         (write("config.json", "{"), "cannot be read as JSON"),
         (write("config.json", "[]"), "must hold one JSON object"),
         (lambda folder: [path.unlink() for path in folder.glob("tokenizer*")], "has no tokenizer"),
@@ -102,9 +106,48 @@ def test_a_truncated_weight_file_is_named(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(RequestError, match=r"model\.safetensors: is not a whole safetensors file"):
-        Checkpoint(folder).read(["model.norm.weight"])
+        dict(Checkpoint(folder).read(["model.norm.weight"]))
     with pytest.raises(RequestError, match="cannot be loaded"):
         load(folder)
+
+
+def change_config(folder: Path, **values: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_hidden_layers": 3}, r"model\.layers\.2\..* is missing, config.json asks for"),
+        ({"intermediate_size": 100}, r"has shape \(192, 64\), config.json asks for \(100, 64\)"),
+        ({"num_attention_heads": 0}, "config.json does not describe a model"),
+        ({"hidden_size": "wide"}, "config.json does not describe a model"),
+    ],
+)
+def test_weights_that_contradict_the_configuration_are_found_without_reading_them(
+    folder: Path, values: dict[str, object], message: str
+) -> None:
+    change_config(folder, **values)
+    with pytest.raises(RequestError, match=message):
+        local(folder).check()
+
+
+def test_a_null_quantization_is_none(folder: Path) -> None:
+    change_config(folder, quantization_config=None)
+    local(folder).check()
+
+
+def test_restoring_tied_half_precision_weights_is_exact(folder: Path) -> None:
+    tensors = {name: tensor.bfloat16() for name, tensor in load_file(folder / "model.safetensors").items()}
+    del tensors["lm_head.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    change_config(folder, tie_word_embeddings=True)
+    local(folder).check()
+    model = CausalLM.load(Checkpoint(folder), torch.bfloat16, torch.device("cpu"))
+    model.replace_weight("model.layers.0.mlp.up_proj", torch.zeros(192, 64))
+    model.restore()
+    assert torch.equal(model.module.model.layers[0].mlp.up_proj.weight, tensors["model.layers.0.mlp.up_proj.weight"])
 
 
 def test_a_checkpoint_that_lacks_a_tensor_is_not_filled_with_random_numbers(folder: Path) -> None:
@@ -142,7 +185,7 @@ def test_a_context_longer_than_the_model_is_refused(folder: Path) -> None:
 
 
 def test_input_widths_from_the_configuration_are_those_of_the_weights(folder: Path) -> None:
-    widths, model = local(folder).check(), load(folder)
+    widths, model = input_widths(local(folder).check()), load(folder)
     assert len(widths) == 7
     for path, width in widths.items():
         assert model.blocks[0].get_submodule(path).weight.shape[1] == width

@@ -13,6 +13,7 @@ from nowag_exp.compose import compose
 from nowag_exp.config import build, build_experiment
 from nowag_exp.errors import RequestError
 from nowag_exp.experiment import Workbench, check, run
+from nowag_exp.hub import resolve_commit
 from nowag_exp.models import ModelSource
 from nowag_exp.progress import Reporter
 
@@ -22,6 +23,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 @pytest.fixture
 def hub(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = workplace / "hub"
+    resolve_commit.cache_clear()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     return folder
@@ -79,8 +81,8 @@ def test_an_experiment_runs_from_the_hub_layout(hub: Path, hub_model: Path) -> N
     # Joined by blank lines, BOS once: the tokens are those bytes, cut into windows.
     text = "\n\n".join(rows).encode()
     assert record.metrics[0].n_windows == (len(text) + 1) // 64
-    assert bench.tokens(experiment.model, experiment.evaluation).ids[0, 0] == 256  # the byte tokenizer's BOS
-    assert bench.tokens(experiment.model, experiment.evaluation).ids[1, 0] != 256
+    assert bench.tokens(experiment, "evaluation").ids[0, 0] == 256  # the byte tokenizer's BOS
+    assert bench.tokens(experiment, "evaluation").ids[1, 0] != 256
 
 
 def test_a_branch_is_resolved_to_its_commit_and_a_commit_asks_nobody(hub: Path, hub_model: Path) -> None:
@@ -98,8 +100,20 @@ def test_without_network_the_error_says_which_command_to_run(hub: Path) -> None:
     ):
         model.check()
     experiment = build_experiment(compose(["model=tiny", "calibration=redpajama"]))
+    assert experiment.calibration is not None
     with pytest.raises(RequestError, match=r"dataset togethercomputer/.*hf download .* --repo-type dataset"):
-        experiment.fingerprint()
+        experiment.calibration.documents()
+    branch = build_experiment(compose(["model=tiny", "calibration=c4", "calibration.revision=main"]))
+    with pytest.raises(RequestError, match=r"dataset allenai/c4 at revision main: .*hf download allenai/c4"):
+        branch.fingerprint  # noqa: B018
+
+
+def test_a_branch_that_moves_during_a_run_does_not_mix_two_commits(hub: Path, hub_model: Path) -> None:
+    model = build(compose(["model=llama2_7b", "model.revision=main"])["model"], "model", ModelSource)
+    identity = model.identity()
+    (hub_model.parent.parent / "refs" / "main").write_text("f" * 40)
+    assert model.folder() == hub_model
+    assert model.identity() == identity
 
 
 @pytest.mark.parametrize(
@@ -108,7 +122,7 @@ def test_without_network_the_error_says_which_command_to_run(hub: Path) -> None:
         ("GatedRepoError", "access is gated; accept its licence on https://huggingface.co/.*, then run: hf auth login"),
         ("RepositoryNotFoundError", "not found, or private; check the id, or run: hf auth login"),
         ("RevisionNotFoundError", "no such revision"),
-        ("HfHubHTTPError", "the hub did not answer"),
+        ("HfHubHTTPError", "cannot be had .*check network, login"),
     ],
 )
 def test_refusals_of_the_hub_say_what_to_do(monkeypatch: pytest.MonkeyPatch, error: str, message: str) -> None:
@@ -119,16 +133,20 @@ def test_refusals_of_the_hub_say_what_to_do(monkeypatch: pytest.MonkeyPatch, err
     def refuse(*args: object, **kwargs: object) -> str:
         raise getattr(errors, error)("no", response=httpx.Response(403, request=httpx.Request("GET", "https://x")))
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     model = build(compose(["model=llama2_7b"])["model"], "model", ModelSource)
     with pytest.raises(RequestError, match=message):
-        model.architecture()
+        model.folder()
 
 
 def test_half_a_model_in_the_cache_is_not_loaded(hub: Path, hub_model: Path) -> None:
     (hub_model / "model.safetensors").unlink()
     model = build(compose(["model=llama2_7b", f"model.revision={COMMIT}"])["model"], "model", ModelSource)
-    import torch
-
     with pytest.raises(RequestError, match=r"is no whole checkpoint, \*.safetensors is missing"):
-        model.load(torch.device("cpu"))
+        model.check()
+
+
+def test_an_id_that_is_none_is_refused() -> None:
+    model = build(compose(["model=llama2_7b", "model.repo='a b'"])["model"], "model", ModelSource)
+    with pytest.raises(RequestError, match="is no id of the hub, which looks like OWNER/NAME"):
+        model.folder()

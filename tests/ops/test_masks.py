@@ -4,7 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nowag_exp.ops.masks import SMALL_GROUP, keep_top, n_of_m_mask, rowwise_mask, unstructured_mask
+from nowag_exp.ops.masks import (
+    SMALL_GROUP,
+    keep_top,
+    kth_highest_numpy,
+    kth_highest_torch,
+    n_of_m_mask,
+    rowwise_mask,
+    unstructured_mask,
+)
 
 
 def slow_keep_top(scores: Tensor, keep: int) -> Tensor:
@@ -18,13 +26,13 @@ def slow_keep_top(scores: Tensor, keep: int) -> Tensor:
 
 def test_two_of_four_worked_by_hand() -> None:
     scores = torch.tensor([[1.0, 3.0, 2.0, 0.0, 5.0, 5.0, 5.0, 9.0]])
-    assert n_of_m_mask(scores, 2, 4).tolist() == [[False, True, True, False, True, False, False, True]]
+    assert n_of_m_mask(scores, 2, 4).mask.tolist() == [[False, True, True, False, True, False, False, True]]
 
 
 def test_unstructured_compares_over_the_whole_matrix_and_rowwise_within_rows() -> None:
     scores = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    assert unstructured_mask(scores, 0.5).tolist() == [[False, False], [True, True]]
-    assert rowwise_mask(scores, 0.5).tolist() == [[False, True], [False, True]]
+    assert unstructured_mask(scores, 0.5).mask.tolist() == [[False, False], [True, True]]
+    assert rowwise_mask(scores, 0.5).mask.tolist() == [[False, True], [False, True]]
 
 
 @given(
@@ -39,25 +47,50 @@ def test_selection_equals_sorting_with_any_number_of_ties(
 ) -> None:
     scores = torch.randint(levels, (groups, n), generator=torch.Generator().manual_seed(seed)).float()
     keep = data.draw(st.integers(0, n))
-    assert torch.equal(keep_top(scores, keep), slow_keep_top(scores, keep))
+    assert torch.equal(keep_top(scores, keep).mask, slow_keep_top(scores, keep))
+
+
+def slow_count_tied(scores: Tensor, mask: Tensor) -> int:
+    groups = zip(scores.tolist(), mask.tolist(), strict=True)
+    kept = [{score for score, stays in zip(*group, strict=True) if stays} for group in groups]
+    return sum(
+        score in here
+        for row, stays, here in zip(scores.tolist(), mask.tolist(), kept, strict=True)
+        for score, stay in zip(row, stays, strict=True)
+        if not stay
+    )
+
+
+@given(groups=st.integers(1, 5), n=st.integers(2, 3 * SMALL_GROUP), levels=st.integers(1, 50), seed=st.integers(0, 999))
+def test_ties_that_position_decides_are_counted(groups: int, n: int, levels: int, seed: int) -> None:
+    scores = torch.randint(levels, (groups, n), generator=torch.Generator().manual_seed(seed)).float()
+    mask, n_tied = keep_top(scores, n // 2)
+    assert n_tied == slow_count_tied(scores, mask)
+
+
+@pytest.mark.parametrize("k", [1, 7, 30])
+def test_the_selection_of_the_gpu_finds_the_same_threshold(k: int) -> None:
+    scores = torch.randn(4, 30, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(kth_highest_torch(scores, k), kth_highest_numpy(scores, k))
+    assert torch.equal(kth_highest_torch(scores, k)[:, 0], scores.sort(dim=1, descending=True).values[:, k - 1])
 
 
 def test_mask_of_a_strided_view_is_right() -> None:
     scores = torch.randn(40, 30, generator=torch.Generator().manual_seed(0)).T
-    assert torch.equal(keep_top(scores, 11), slow_keep_top(scores, 11))
+    assert torch.equal(keep_top(scores, 11).mask, slow_keep_top(scores, 11))
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.29, 0.5, 1 / 3, 0.7, 0.999])
 def test_counts_are_exact(sparsity: float) -> None:
     scores = torch.randn(30, 70, generator=torch.Generator().manual_seed(0))
-    assert int((~unstructured_mask(scores, sparsity)).sum()) == int(2100 * sparsity)
-    assert (~rowwise_mask(scores, sparsity)).sum(dim=1).tolist() == [int(70 * sparsity)] * 30
+    assert int((~unstructured_mask(scores, sparsity).mask).sum()) == int(2100 * sparsity)
+    assert (~rowwise_mask(scores, sparsity).mask).sum(dim=1).tolist() == [int(70 * sparsity)] * 30
 
 
 @pytest.mark.parametrize(("n", "m"), [(1, 2), (2, 4), (4, 8), (1, 16), (16, 32), (4, 4)])
 def test_n_of_m_mask_keeps_n_of_every_m(n: int, m: int) -> None:
     scores = torch.randn(7, 64, generator=torch.Generator().manual_seed(0))
-    assert (n_of_m_mask(scores, n, m).reshape(-1, m).sum(dim=1) == n).all()
+    assert (n_of_m_mask(scores, n, m).mask.reshape(-1, m).sum(dim=1) == n).all()
 
 
 def test_a_width_that_m_does_not_divide_is_refused() -> None:

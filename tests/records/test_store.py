@@ -92,8 +92,11 @@ def test_an_interrupted_folder_is_not_there_and_a_killed_ones_remains_are_remove
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
 
 
-def _compute_once(root: Path, log: Path) -> None:
+def _compute_once(root: Path, log: Path, here: Path, other: Path) -> None:
     store = Store(root)
+    here.touch()
+    while not other.exists():  # Both start at once.
+        time.sleep(0.001)
     with store.lock("statistics", "k"):
         if store.load("statistics", "k", Ledger()) is None:
             with log.open("a") as file:
@@ -104,7 +107,11 @@ def _compute_once(root: Path, log: Path) -> None:
 
 def test_two_processes_compute_an_entry_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_compute_once, args=(tmp_path / "store", tmp_path / "log")) for _ in range(2)]
+    marks = [tmp_path / "first", tmp_path / "second"]
+    processes = [
+        context.Process(target=_compute_once, args=(tmp_path / "store", tmp_path / "log", here, other))
+        for here, other in (marks, marks[::-1])
+    ]
     for process in processes:
         process.start()
     for process in processes:

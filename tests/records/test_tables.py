@@ -30,7 +30,7 @@ def record(fingerprint: str, method: str, value: float, model: str = "llama", to
     return RunRecord(
         schema_version=SCHEMA_VERSION,
         fingerprint=fingerprint,
-        identity={"a": 1},
+        identity={"model": model, "calibration": None if dense else {"text": "t"}},
         config={"b": [1, None]},
         labels=Labels(
             model=model,
@@ -129,6 +129,17 @@ def test_models_have_sections_of_their_own() -> None:
     assert big.startswith("big\n")
     assert "5.00 ± 0.25 *" in big
     assert "30.00 ± 0.25 *" in llama
+
+
+def test_different_things_of_one_name_are_told_apart() -> None:
+    other = replace(RECORDS[1], fingerprint="f6", identity={**RECORDS[1].identity, "model": "another"})
+    assert tidy([*RECORDS, other])["model"].nunique() == 2
+    assert all(model.startswith("llama #") for model in tidy([*RECORDS, other])["model"])
+    text = {"text": "another", "seed": 0, "n_sequences": 8, "context_length": 512}
+    other = replace(RECORDS[1], fingerprint="f6", identity={**RECORDS[1].identity, "calibration": text})
+    assert sorted(set(tidy([RECORDS[1], other])["calibration"].str[:13])) == ["wiki_sample #"]
+    same = replace(other, identity={**other.identity, "calibration": {**text, "text": "t", "seed": 1}})
+    assert set(tidy([RECORDS[1], same])["calibration"]) == {"wiki_sample"}
 
 
 def test_irregularities_are_shown_when_there_are_any() -> None:

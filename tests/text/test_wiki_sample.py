@@ -5,6 +5,7 @@ import pytest
 
 from nowag_exp.compose import compose
 from nowag_exp.config import build_experiment
+from nowag_exp.text import WikiSample
 from nowag_exp.text.wiki_sample import clean_articles, clean_wikitext
 
 LONG = "This sentence is long enough to count as a paragraph of prose, since it has more than eighty characters in it."
@@ -52,3 +53,18 @@ def test_calibration_and_evaluation_share_no_article() -> None:
     paragraphs = [{p for text in half for p in text.split("\n\n")} for half in (calibration, evaluation)]
     assert not paragraphs[0] & paragraphs[1]
     assert 2_000_000 < sum(map(len, calibration + evaluation)) < 3_000_000
+
+
+@pytest.mark.real_model
+def test_a_damaged_text_in_the_cache_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calibration = build_experiment(compose([])).calibration
+    assert isinstance(calibration, WikiSample)
+    whole = calibration.fetch()
+    monkeypatch.setenv("NOWAG_EXP_CACHE", str(tmp_path))
+    folder = tmp_path / "texts" / whole.parent.name
+    folder.mkdir(parents=True)
+    (folder / whole.name).write_bytes(whole.read_bytes()[:-100])
+    made = []
+    monkeypatch.setattr(WikiSample, "_make", lambda self, target: made.append((target / whole.name).touch()))
+    calibration.fetch()
+    assert len(made) == 1
