@@ -76,18 +76,22 @@ def _reshaped(selection: Selection, like: Float[Tensor, "d_out d_in"]) -> Select
 def _keep_top_by_rank(scores: Float[Tensor, "groups n"], keep: int) -> Selection:
     """Keep position ``i`` if fewer than ``keep`` others beat it; each pair of positions is compared once."""
     columns = [column.contiguous() for column in scores.unbind(dim=1)]
-    beaten_by = [torch.zeros_like(column, dtype=torch.int8) for column in columns]
+    # Every later position beats this one until the comparison shows otherwise.
+    beaten_by = [torch.full_like(columns[0], len(columns) - 1 - i, dtype=torch.int8) for i in range(len(columns))]
+    has_equal = torch.zeros_like(columns[0], dtype=torch.bool)
     for first in range(len(columns)):
         for second in range(first + 1, len(columns)):
-            first_wins = columns[first] >= columns[second]
+            first_wins = (columns[first] >= columns[second]).view(torch.int8)
+            beaten_by[first] -= first_wins
             beaten_by[second] += first_wins
-            beaten_by[first] += ~first_wins
-    kept = [count < keep for count in beaten_by]
-    lowest_kept = torch.full_like(columns[0], torch.inf)
-    for column, stays in zip(columns, kept, strict=True):
-        lowest_kept = torch.where(stays, torch.minimum(lowest_kept, column), lowest_kept)
-    tied = [(column == lowest_kept) & ~stays for column, stays in zip(columns, kept, strict=True)]
-    return Selection(torch.stack(kept, dim=1), sum(int(column.sum()) for column in tied))
+            has_equal |= columns[first] == columns[second]
+    mask = torch.stack([count < keep for count in beaten_by], dim=1)
+    return Selection(mask, _count_tied(scores[has_equal], mask[has_equal]))
+
+
+def _count_tied(scores: Float[Tensor, "groups n"], mask: Bool[Tensor, "groups n"]) -> int:
+    lowest_kept = scores.masked_fill(~mask, torch.inf).amin(dim=1, keepdim=True)
+    return int(((scores == lowest_kept) & ~mask).sum())
 
 
 def _keep_top_by_threshold(scores: Float[Tensor, "groups n"], keep: int) -> Selection:
