@@ -1,9 +1,10 @@
 """The ``nowag-exp`` command. Nothing heavy is imported before a verb needs it.
 
-Exit codes: 0 done; 1 a job failed; 2 the request is wrong, nothing was started; 130 interrupted.
+Exit codes: 0 done; 1 a job failed; 2 the request is wrong, nothing of it was started; 130 interrupted.
 """
 
 import argparse
+import functools
 import os
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from nowag_exp.errors import NowagError, RequestError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from nowag_exp.experiment import Workbench
     from nowag_exp.records.tables import Format
 
 DESCRIPTION = "What does compression method M do to model X, under protocol P, and how sure are we?"
@@ -109,10 +111,16 @@ def run(arguments: list[str]) -> int:
 
     codes: list[int] = []
 
+    @functools.cache
+    def bench() -> "Workbench":
+        from nowag_exp.experiment import Workbench
+
+        return Workbench()
+
     def task(config: "DictConfig") -> None:
         # Hydra would stop a multirun at the first failure; Ctrl-C is not caught, and does stop it.
         try:
-            codes.append(_run_one(config))
+            codes.append(_run_one(config, bench()))
         except Exception as error:
             codes.append(_report(error))
 
@@ -136,10 +144,10 @@ def run(arguments: list[str]) -> int:
     return max(codes, default=0)
 
 
-def _run_one(config: "DictConfig") -> int:
+def _run_one(config: "DictConfig", bench: "Workbench") -> int:
     from nowag_exp.compose import reported, resolve
     from nowag_exp.config import build_experiment
-    from nowag_exp.experiment import Workbench, check, recorded
+    from nowag_exp.experiment import check, recorded
     from nowag_exp.progress import Reporter
     from nowag_exp.records.record import record_path
     from nowag_exp.records.tables import render
@@ -147,7 +155,7 @@ def _run_one(config: "DictConfig") -> int:
 
     with reported([]):
         resolved = resolve(config)
-    experiment, bench, reporter = build_experiment(resolved), Workbench(), Reporter()
+    experiment, reporter = build_experiment(resolved), Reporter()
     known = recorded(experiment)
     if known is None:
         check(experiment, bench)

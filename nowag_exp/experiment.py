@@ -40,12 +40,20 @@ log = logging.getLogger(__name__)
 
 
 class Workbench:
-    """What experiments of one process share: tokenizers, drawn tokens, and the last model that was loaded."""
+    """What experiments of one process share: tokenizers, drawn tokens, checked models, and the last loaded one."""
 
     def __init__(self) -> None:
         self._tokenizers: dict[str, Tokenizer] = {}
         self._tokens: dict[str, DrawnTokens] = {}
+        self._architectures: dict[str, dict[str, Any]] = {}
         self._model: tuple[str, CausalLM] | None = None
+
+    def architecture(self, experiment: Experiment) -> dict[str, Any]:
+        """The model's ``config.json``, after its checkpoint has been checked."""
+        key = content_key({"model": experiment.identity["model"], "context": experiment.model.context_length})
+        if key not in self._architectures:
+            self._architectures[key] = experiment.model.check()
+        return self._architectures[key]
 
     def tokens(self, experiment: Experiment, group: Group) -> DrawnTokens:
         """Windows of the calibration or evaluation text in the model's tokens.
@@ -87,7 +95,7 @@ def check(experiment: Experiment, bench: Workbench) -> None:
     choose_device(experiment)
     with locked(record_path(experiment.paths.folder, experiment.fingerprint)):
         pass  # The results folder can be written.
-    architecture = experiment.model.check()
+    architecture = bench.architecture(experiment)
     for linear, width in input_widths(architecture).items():
         if problem := experiment.method.check_width(linear, width):
             raise ConfigError([f"method.{problem}"])
