@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn import functional
 
 from nowag_exp.errors import NowagError
 from nowag_exp.models.blocks import CausalLM
@@ -74,9 +73,20 @@ def _loss(model: CausalLM, states: Float[Tensor, "t hidden"], targets: Int64[Ten
     total = torch.zeros((), dtype=torch.float64, device=states.device)
     rows = max(1, LOGITS_AT_ONCE // model.module.config.vocab_size)
     for part, wanted in zip(states.split(rows), targets.split(rows), strict=True):
-        logits = model.logits(part).float()
-        total += functional.cross_entropy(logits, wanted, reduction="sum").double()
+        total += _cross_entropy(model.logits(part).float(), wanted).double()
     return total
+
+
+def _cross_entropy(logits: Float[Tensor, "t vocabulary"], targets: Int64[Tensor, " t"]) -> Float[Tensor, ""]:
+    """``Σ_t log Σ_v exp(l_tv) - l_t,target``; overwrites the logits.
+
+    In place, since the logits are by far the largest tensor: torch's cross_entropy makes another one, and takes 2.5
+    times as long on a CPU.
+    """
+    wanted = logits.gather(1, targets[:, None])[:, 0]
+    highest = logits.amax(dim=1, keepdim=True)
+    normaliser = logits.sub_(highest).exp_().sum(dim=1).log() + highest[:, 0]
+    return (normaliser - wanted).sum()
 
 
 def perplexity(losses: Float[Tensor, " windows"]) -> tuple[float, float | None]:

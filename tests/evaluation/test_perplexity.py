@@ -89,3 +89,13 @@ def test_all_windows_of_a_random_draw_are_refused(workplace: Path) -> None:
     node = compose(["evaluation=c4_windows", "model=tiny", "evaluation.n_windows=null"])["evaluation"]
     with pytest.raises(Exception, match=r"evaluation\.n_windows: null \(all windows\) needs sampling=sequential"):
         build(node, "evaluation", Evaluation)
+
+
+@given(seed=st.integers(0, 999), scale=st.sampled_from([0.1, 10.0, 1000.0]))
+def test_the_loss_in_place_equals_torchs_own_also_for_large_logits(seed: int, scale: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = scale * torch.randn(7, 30, generator=generator)
+    targets = torch.randint(30, (7,), generator=generator)
+    expected = torch.nn.functional.cross_entropy(logits.double(), targets, reduction="sum")
+    ours = sys.modules["nowag_exp.evaluation.perplexity"]._cross_entropy(logits.clone(), targets)
+    assert float(ours) == pytest.approx(float(expected), rel=1e-5, abs=1e-4)
