@@ -202,7 +202,11 @@ def print_table(form: "Format", out: Path | None, overrides: list[str]) -> int:
     from nowag_exp.records.record import load_records
     from nowag_exp.records.tables import render
 
-    text = render(load_records(results_folder(overrides)), form)
+    results = results_folder(overrides)
+    records = load_records(results)
+    if out is not None and not records:
+        raise RequestError(f"{results}: holds no records, so nothing was written; set paths.results=DIR")
+    text = render(records, form)
     if out is None:
         print(text, end="")
     else:

@@ -125,6 +125,8 @@ def test_table_reads_records_alone(cli, tiny_run: list[str], workplace: Path, mo
     code, out, _ = cli("table", "--format", "md", "--out", "paper", "paths.results=out")
     assert (code, out) == (0, "wrote paper/table.md\n")
     assert "| nowag_p" in Path("paper/table.md").read_text()
+    code, _, err = cli("table", "--out", "eval.txt", "paths.results=out")
+    assert (code, err.split(" (")[0]) == (2, "error: eval.txt/table.txt: cannot be written")
 
 
 @pytest.mark.parametrize(
@@ -150,7 +152,10 @@ def test_table_reads_records_alone(cli, tiny_run: list[str], workplace: Path, mo
         ),
         (["run", "model=tiny", "method.foo.bar=1"], "error: method.foo.bar: unknown key; there are: name, pattern"),
         (["run", "model=tiny", "paths.results=cal.txt"], "error: "),
-        (["table", "--out", "cal.txt"], "error: cal.txt/table.txt: cannot be written"),
+        (
+            ["table", "--out", "paper"],
+            "error: results: holds no records, so nothing was written; set paths.results=DIR",
+        ),
         (["fetch", "model=tiny"], "error: model=tiny: fetch takes names, so write: nowag-exp fetch tiny"),
         (["fetch", "nope"], "error: fetch nope: no such model, calibration or evaluation; there are:"),
         (["frob"], "nowag-exp: argument VERB: invalid choice: 'frob'"),

@@ -24,16 +24,15 @@ def code(language: str) -> str:
 
 
 def test_the_documented_method_works_from_its_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = ModuleType("nowag_exp.methods.random_pruning")
+    module = ModuleType("nowag_exp.methods.relative_magnitude")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     exec(code("python"), module.__dict__)
-    monkeypatch.setattr(nowag_exp.methods, "RandomPruning", module.RandomPruning, raising=False)
+    monkeypatch.setattr(nowag_exp.methods, "RelativeMagnitude", module.RelativeMagnitude, raising=False)
     node = yaml.safe_load(code("yaml"))
-    node |= {"sparsity": sparsity_of(node["pattern"], 0.5), "seed": 3}
+    node |= {"sparsity": sparsity_of(node["pattern"], 0.5)}
     method = build(node, "method", Method)
-    compressed = method.compress({"w": torch.ones(8, 8)}, None, Ledger())["w"]
-    assert compressed.n_nonzero == 32
-    assert torch.equal(
-        compressed.decompress(), method.compress({"w": torch.ones(8, 8)}, None, Ledger())["w"].decompress()
-    )
-    assert method.identity()["seed"] == 3
+    # |W| / row norm: 0.6, 0.8 and 0.28, 0.96, so the second of each row stays; plain magnitude keeps the first row.
+    weight = torch.tensor([[30.0, 40.0], [0.28, 0.96]])
+    compressed = method.compress({"w": weight}, None, Ledger())["w"]
+    assert compressed.decompress().tolist() == [[0.0, 40.0], [0.0, pytest.approx(0.96)]]
+    assert method.identity()["power"] == 1.0
