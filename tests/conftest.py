@@ -2,8 +2,12 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from nowag_exp.models import CausalLM
 
 # Before transformers or huggingface_hub are imported: a test that reaches for the hub must fail, not wait.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -28,6 +32,19 @@ def workplace(tmp_path: Path, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "cal.txt").write_text(PROSE * 8, encoding="utf-8")
     (tmp_path / "eval.txt").write_text(PROSE[::-1] * 4, encoding="utf-8")
     return tmp_path
+
+
+@pytest.fixture
+def model(workplace: Path) -> "CausalLM":
+    """The tiny model, loaded."""
+    # Not at the top: the shape checks are put in when a module is first imported, after this file.
+    import torch
+
+    from nowag_exp.compose import compose
+    from nowag_exp.config import build
+    from nowag_exp.models import ModelSource
+
+    return build(compose(["model=tiny"])["model"], "model", ModelSource).load(torch.device("cpu"))
 
 
 TINY_RUN = [

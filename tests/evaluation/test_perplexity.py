@@ -11,12 +11,7 @@ from nowag_exp.compose import compose
 from nowag_exp.config import build
 from nowag_exp.errors import NowagError
 from nowag_exp.evaluation import Evaluation, perplexity, window_losses
-from nowag_exp.models import CausalLM, ModelSource
-
-
-@pytest.fixture
-def model(workplace: Path) -> CausalLM:
-    return build(compose(["model=tiny"])["model"], "model", ModelSource).load(torch.device("cpu"))
+from nowag_exp.models import CausalLM
 
 
 @pytest.fixture

@@ -1,16 +1,7 @@
-from pathlib import Path
-
 import pytest
 import torch
 
-from nowag_exp.compose import compose
-from nowag_exp.config import build
-from nowag_exp.models import SITES, CausalLM, ModelSource
-
-
-@pytest.fixture
-def model(workplace: Path) -> CausalLM:
-    return build(compose(["model=tiny"])["model"], "model", ModelSource).load(torch.device("cpu"))
+from nowag_exp.models import SITES, CausalLM
 
 
 @pytest.fixture
