@@ -11,10 +11,10 @@ TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org
 demo: .venv/ready
 	$(BIN)/nowag-exp sweep demo
 
-test: check
+test: check .venv/dev
 	$(BIN)/python -m pytest
 
-check: .venv/ready
+check: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -28,8 +28,12 @@ bench: .venv/ready
 	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --no-deps --retries 1 --constraint constraints.txt \
 		--index-url $(TORCH_INDEX) torch || { echo "no torch from $(TORCH_INDEX); to take the one of pip's own index \
 	(on Linux the CUDA build, several GB): make TORCH_INDEX= $(MAKECMDGOALS)"; exit 1; })
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	touch .venv/ready
+
+.venv/dev: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch .venv/dev
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from nowag_exp.experiment import Workbench
+    from nowag_exp.formats.export import Target
     from nowag_exp.records.tables import Format
 
 DESCRIPTION = "What does compression method M do to model X, under protocol P, and how sure are we?"
@@ -28,6 +29,8 @@ EPILOGS = {
     "calibration.path=cal.txt\nnowag-exp run --cfg job prints the config; --multirun method=wanda,nowag_p runs several",
     "sweep": "example: nowag-exp sweep demo model=tiny paths.results=try",
     "table": "example: nowag-exp table --format tex --out paper",
+    "export": "examples: nowag-exp export results/checkpoints/FOLDER --to dense\nnowag-exp export "
+    "results/checkpoints/FOLDER --to compressed-tensors --out llama-int4   (needs pip install .[export])",
     "fetch": "NOWAG_EXP_CACHE moves the folder that these go to; the Hugging Face hub has its own (HF_HOME)",
 }
 
@@ -72,6 +75,14 @@ def build_parser() -> argparse.ArgumentParser:
         "names", nargs="*", metavar="NAME", help="a model, calibration or evaluation; default: the packaged ones"
     )
     fetch.set_defaults(verb=lambda options: fetch_all(options.names))
+
+    other = verbs.add_parser("export", help="a saved checkpoint in a form other tools read", epilog=EPILOGS["export"])
+    other.add_argument("folder", metavar="FOLDER", type=Path, help="that checkpoint.save=true wrote")
+    other.add_argument(
+        "--to", choices=("dense", "compressed-tensors"), required=True, help="dense: ordinary weights, for any tool"
+    )
+    other.add_argument("--out", metavar="DIR", type=Path, help="a new folder; default: FOLDER-dense and so on")
+    other.set_defaults(verb=lambda options: export_folder(options.folder, options.to, options.out))
     return parser
 
 
@@ -242,6 +253,23 @@ def fetch_all(arguments: list[str]) -> int:
             found = part.folder() if group == "model" else f"{len(part.documents())} documents"
             print(f"{group} {name}: {found}")
     return 0
+
+
+def export_folder(folder: Path, to: "Target", out: Path | None) -> int:
+    """``export``: write a packed folder in another form, and verify it."""
+    from nowag_exp.formats.export import export
+
+    done = export(folder, to, out)
+    print(f"wrote {done.folder} ({_size(done.n_bytes)} of tensors, {done.dtype})")
+    print(f"verified: transformers loads it, all {done.n_linears} compressed linears are equal bit for bit")
+    print(f"load it with: {done.loading}")
+    if done.dequantize:
+        print(f"dequantize=True is needed: {done.why}")
+    return 0
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.2f} MB"
 
 
 def _extension(form: str) -> str:
