@@ -7,6 +7,7 @@ import torch
 from benchmarks.timing import Comparison, compare
 from nowag_exp.calibration import walk
 from nowag_exp.evaluation import window_losses
+from nowag_exp.methods import Needs
 from nowag_exp.models import CausalLM
 
 CONTEXT, WINDOWS, BATCH = 512, 4, 4
@@ -31,7 +32,7 @@ def run(model: CausalLM) -> list[Comparison]:
             model.module(batch, labels=batch, use_cache=False)
 
     def calibration() -> None:
-        deque(walk(model, ids, BATCH, "dense"), maxlen=0)
+        deque(walk(model, ids, BATCH, "dense", Needs.DIAGONAL), maxlen=0)
 
     def evaluation() -> None:
         window_losses(model, ids, BATCH, lambda: None)

@@ -48,11 +48,24 @@ class Runtime:
 
 
 @settings
+class CheckpointOptions:
+    """Whether the compressed model is kept.
+
+    Attributes:
+        save: write it to ``checkpoints/`` below ``paths.results``, in Hugging Face layout. Does not change any number,
+            so it is not fingerprinted.
+    """
+
+    save: bool
+
+
+@settings
 class Paths:
     """Where results are kept.
 
     Attributes:
-        results: records in ``runs/``, stages in ``store/``, logs in ``logs/``, tables in ``tables/`` below it.
+        results: records in ``runs/``, stages in ``store/``, compressed models in ``checkpoints/``, logs in ``logs/``,
+            tables in ``tables/`` below it.
     """
 
     results: str
@@ -78,6 +91,7 @@ class Experiment:
     evaluation: Evaluation
     tracking: NoTracking
     runtime: Runtime
+    checkpoint: CheckpointOptions
     paths: Paths
     config: dict[str, Any]
 
@@ -101,9 +115,12 @@ class Experiment:
 
     def describe(self) -> str:
         """A few words for progress lines."""
-        pattern = getattr(self.method, "pattern", None)
-        amount = [pattern if pattern != "unstructured" else f"{self.method.sparsity:.0%}"] if pattern else []  # type: ignore[attr-defined]
-        return " ".join([self.model.label, self.method.name, *amount])
+        return " ".join(filter(None, [self.model.label, self.method.name, self.method.describe()]))
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        """Where the compressed model is kept if ``checkpoint.save``."""
+        return self.paths.folder / "checkpoints" / f"{self.model.label}-{self.method.name}-{self.fingerprint}"
 
 
 GROUPS: dict[str, type] = {
@@ -113,6 +130,7 @@ GROUPS: dict[str, type] = {
     "evaluation": Evaluation,
     "tracking": NoTracking,
     "runtime": Runtime,
+    "checkpoint": CheckpointOptions,
     "paths": Paths,
 }
 

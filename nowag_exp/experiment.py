@@ -1,20 +1,20 @@
 """One experiment, read from top to bottom, and the workbench that lets experiments share what is the same."""
 
 import logging
+import shutil
+from contextlib import ExitStack
 from typing import Any, Literal, get_args
 
 import torch
 
 from nowag_exp.calibration import Calibration, CompressedLinear, compress, walk
-from nowag_exp.calibration.statistics import VERSION as STATISTICS_VERSION
-from nowag_exp.calibration.statistics import BlockStatistics, from_tensors, to_tensors
 from nowag_exp.config import Experiment
-from nowag_exp.errors import ConfigError, RequestError
+from nowag_exp.errors import ConfigError, NowagError, RequestError
 from nowag_exp.evaluation import Evaluation, Metric, perplexity, window_losses
-from nowag_exp.files import locked
+from nowag_exp.files import atomic_folder, locked
+from nowag_exp.formats.folder import FolderWriter
 from nowag_exp.ledger import Ledger
-from nowag_exp.methods import Needs
-from nowag_exp.models import CausalLM, ModelSource, input_widths
+from nowag_exp.models import CausalLM, ModelSource, linear_shapes
 from nowag_exp.progress import Reporter
 from nowag_exp.records.provenance import CostMeter, provenance
 from nowag_exp.records.record import (
@@ -23,12 +23,12 @@ from nowag_exp.records.record import (
     Inputs,
     Labels,
     RunRecord,
-    StageCost,
     load_record,
     record_path,
     save_record,
 )
-from nowag_exp.records.store import Store, Stored, content_key
+from nowag_exp.records.store import Store, content_key
+from nowag_exp.shelf import StatisticsShelf
 from nowag_exp.text import DrawnTokens, Tokenizer, load_tokenizer
 
 Group = Literal["calibration", "evaluation"]
@@ -96,8 +96,8 @@ def check(experiment: Experiment, bench: Workbench) -> None:
     with locked(record_path(experiment.paths.folder, experiment.fingerprint)):
         pass  # The results folder can be written.
     architecture = bench.architecture(experiment)
-    for linear, width in input_widths(architecture).items():
-        if problem := experiment.method.check_width(linear, width):
+    for linear, shape in linear_shapes(architecture).items():
+        if problem := experiment.method.check_shape(linear, *shape):
             raise ConfigError([f"method.{problem}"])
     longest, vocabulary = architecture.get("max_position_embeddings"), architecture["vocab_size"]
     for group in GROUPS:
@@ -117,9 +117,11 @@ def check(experiment: Experiment, bench: Workbench) -> None:
 
 
 def recorded(experiment: Experiment) -> RunRecord | None:
-    """The record of an equal experiment, if there is one."""
+    """The record of an equal experiment, if there is one, and its checkpoint if one is asked for."""
     path = record_path(experiment.paths.folder, experiment.fingerprint)
-    return load_record(path) if path.exists() else None
+    if not path.exists() or (experiment.checkpoint.save and not experiment.checkpoint_folder.exists()):
+        return None
+    return load_record(path)
 
 
 def run(experiment: Experiment, bench: Workbench, reporter: Reporter) -> RunRecord:
@@ -137,7 +139,7 @@ def run(experiment: Experiment, bench: Workbench, reporter: Reporter) -> RunReco
         raise RequestError(
             "model: its files changed since the experiment was fingerprinted; run the same command again"
         )
-    linears = _compress(experiment, model, bench, meter, ledger, reporter)
+    compression = _compress(experiment, model, bench, meter, ledger, reporter)
     metric = _evaluate(experiment, model, bench, meter, ledger, reporter)
     record = RunRecord(
         schema_version=SCHEMA_VERSION,
@@ -149,7 +151,7 @@ def run(experiment: Experiment, bench: Workbench, reporter: Reporter) -> RunReco
             model_files=model.checkpoint.hashes(),
             calibration_token_hash=(bench.tokens(experiment, "calibration").sha256 if experiment.calibration else None),
         ),
-        compression=_summarise(linears),
+        compression=compression,
         metrics=[metric],
         irregularities=ledger.entries,
         provenance=provenance(device),
@@ -175,55 +177,55 @@ def choose_device(experiment: Experiment) -> torch.device:
 
 def _compress(
     experiment: Experiment, model: CausalLM, bench: Workbench, meter: CostMeter, ledger: Ledger, reporter: Reporter
-) -> list[CompressedLinear]:
+) -> Compression:
+    """Compress the model in place, and write it to its folder if that is asked for."""
     method, n_blocks = experiment.method, len(model.blocks)
     statistics = None
-    if experiment.calibration is not None and method.needs is not Needs.NOTHING:
+    if experiment.calibration is not None:
         tokens = bench.tokens(experiment, "calibration")
         _note_overlap(tokens, "calibration", ledger)
+        batch_size = _batch_size(experiment, experiment.calibration)
         if method.propagate == "compressed":
             # Pulled by the compression below, so its cost is part of that stage.
-            statistics = walk(model, tokens.ids, _batch_size(experiment, experiment.calibration), "compressed")
+            statistics = walk(model, tokens.ids, batch_size, "compressed", method.needs)
         else:
-            statistics = iter(
-                _dense_statistics(experiment, experiment.calibration, model, tokens, meter, ledger, reporter)
+            shelf = StatisticsShelf(
+                Store(experiment.paths.folder / "store"), experiment.model.identity(), tokens.sha256, n_blocks, ledger
             )
-    with meter.stage("compression"), reporter.stage(f"{method.name}: blocks", n_blocks) as tick:
-        return compress(model, method, statistics, ledger, tick)
+            statistics = shelf.dense(model, tokens.ids, batch_size, method.needs, meter, reporter)
+    with ExitStack() as stack:
+        writer = None
+        if experiment.checkpoint.save:
+            target = experiment.checkpoint_folder
+            stack.enter_context(locked(target))
+            shutil.rmtree(target, ignore_errors=True)
+            writer = FolderWriter(stack.enter_context(atomic_folder(target)))
+        with meter.stage("compression"), reporter.stage(f"{method.name}: blocks", n_blocks) as tick:
+            keep = writer.add_weight if writer else lambda linear, weight: None
+            linears = compress(model, method, statistics, ledger, tick, keep)
+        compression = _summarise(linears, model)
+        if writer:
+            with meter.stage("checkpoint"):
+                _finish_checkpoint(writer, model, compression)
+    return compression
 
 
-def _dense_statistics(
-    experiment: Experiment,
-    calibration: Calibration,
-    model: CausalLM,
-    tokens: DrawnTokens,
-    meter: CostMeter,
-    ledger: Ledger,
-    reporter: Reporter,
-) -> list[BlockStatistics]:
-    """One pass over the dense model, shared through the store by every method with these tokens."""
-    store, n_blocks = Store(experiment.paths.folder / "store"), len(model.blocks)
-    key = content_key(
-        {
-            "version": STATISTICS_VERSION,
-            "model": experiment.model.identity(),
-            "tokens": tokens.sha256,
-            "needs": "diagonal",
-        }
-    )
-    with store.lock("statistics", key):
-        if stored := store.load("statistics", key, ledger):
-            meter.stages["calibration"] = StageCost(**stored.notes, reused=True)
-            return from_tensors(stored.tensors, n_blocks)
-        statistics: list[BlockStatistics] = []
-        with meter.stage("calibration"), reporter.stage("calibration: blocks", n_blocks) as tick:
-            for block in walk(model, tokens.ids, _batch_size(experiment, calibration), "dense"):
-                statistics.append(block)
-                tick()
-        cost = meter.stages["calibration"]
-        notes: dict[str, Any] = {name: getattr(cost, name) for name in ("seconds", "peak_bytes", "peak_gpu_bytes")}
-        store.save("statistics", key, Stored(to_tensors(statistics), notes))
-        return statistics
+def _finish_checkpoint(writer: FolderWriter, model: CausalLM, compression: Compression) -> None:
+    """Write the rest of the folder, and hold it against what was counted.
+
+    Raises:
+        NowagError: if the files are not as large as the record says.
+    """
+    for name, parameter in model.other_parameters():
+        writer.add_tensor(name, parameter)
+    config = {**model.checkpoint.config, "dtype": str(model.dtype).removeprefix("torch.")}
+    config.pop("torch_dtype", None)  # What older versions of transformers called it.
+    n_bytes = writer.finish(config, model.checkpoint.files_beside_weights())
+    if n_bytes != compression.n_bytes:
+        raise NowagError(
+            f"{writer.folder}: holds {n_bytes} bytes of tensors, but {compression.n_bytes} were counted; the record "
+            "would be wrong, so neither is kept. This is a bug: please report it"
+        )
 
 
 def _evaluate(
@@ -258,12 +260,19 @@ def _batch_size(experiment: Experiment, text: Calibration | Evaluation) -> int:
     return max(1, experiment.runtime.batch_tokens // text.context_length)
 
 
-def _summarise(linears: list[CompressedLinear]) -> Compression:
+def _summarise(linears: list[CompressedLinear], model: CausalLM) -> Compression:
     n_weights = sum(d_out * d_in for d_out, d_in in (linear.shape for linear in linears))
+    bits = sum(linear.bits for linear in linears)
+    others = [parameter for _, parameter in model.other_parameters()]
+    n_parameters = n_weights + sum(parameter.numel() for parameter in others)
+    n_bytes = bits // 8 + sum(parameter.numel() * parameter.element_size() for parameter in others)
     return Compression(
         n_weights=n_weights,
         sparsity=1 - sum(linear.n_kept for linear in linears) / n_weights,
-        bits_per_weight=sum(linear.bits for linear in linears) / n_weights,
+        bits_per_weight=bits / n_weights,
+        n_parameters=n_parameters,
+        bits_per_parameter=8 * n_bytes / n_parameters,
+        n_bytes=n_bytes,
         linears=linears,
     )
 
@@ -273,10 +282,10 @@ def _labels(experiment: Experiment) -> Labels:
     return Labels(
         model=experiment.model.label,
         method=method.name,
-        pattern=getattr(method, "pattern", None),
+        settings=method.describe() or None,
         propagate=method.propagate if calibration else None,
         calibration=calibration.label if calibration else None,
         n_sequences=calibration.n_sequences if calibration else None,
         context_length=calibration.context_length if calibration else None,
-        seed=calibration.seed if calibration and calibration.is_random else None,
+        seed=calibration.seed if calibration and calibration.is_random else getattr(method, "seed", None),
     )

@@ -3,7 +3,14 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Kind = Literal["dead_columns", "tied_scores", "overlapping_windows", "corrupted_store_entry"]
+Kind = Literal[
+    "dead_columns",
+    "tied_scores",
+    "empty_codewords",
+    "raised_dampening",
+    "overlapping_windows",
+    "corrupted_store_entry",
+]
 
 
 @dataclass(frozen=True)
@@ -12,9 +19,10 @@ class Irregularity:
 
     Attributes:
         kind: ``dead_columns``: inputs that were 0 on every calibration token; ``tied_scores``: weights removed though
-            one of equal score was kept, so their position decided; ``overlapping_windows``: calibration sequences or
-            evaluation windows that share text; ``corrupted_store_entry``: a stored stage was damaged, so it was
-            computed again.
+            one of equal score was kept, so their position decided; ``empty_codewords``: codewords that no subvector
+            was nearest to; ``raised_dampening``: a Hessian was not positive definite with the dampening asked for;
+            ``overlapping_windows``: calibration sequences or evaluation windows that share text;
+            ``corrupted_store_entry``: a stored stage was damaged, so it was computed again.
         where: the linear, site or file.
         detail: in words.
         count: how many.

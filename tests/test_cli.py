@@ -54,7 +54,7 @@ def test_sweep_prints_the_table_and_writes_it_in_every_format(cli, workplace: Pa
     ]
     assert sorted(map(tuple, rows)) == [
         ("dense", "-"),
-        *((method, pattern) for method in ("magnitude", "nowag_p", "wanda") for pattern in ("2:4", "unstructured")),
+        *((method, pattern) for method in ("magnitude", "nowag_p", "wanda") for pattern in ("2:4", "50%")),
     ]
     assert {path.name for path in Path("out/tables").iterdir()} == {
         f"demo.{end}" for end in ("txt", "csv", "md", "tex")
@@ -120,7 +120,7 @@ def test_table_reads_records_alone(cli, tiny_run: list[str], workplace: Path, mo
     monkeypatch.setenv("NOWAG_EXP_CACHE", str(workplace / "nothing here"))
     code, out, _ = cli("table", "paths.results=out", "--format", "csv")
     assert code == 0
-    assert out.splitlines()[0].startswith("model,method,pattern,sparsity,bits_per_weight")
+    assert out.splitlines()[0].startswith("model,method,settings,sparsity,bits_per_weight")
     assert len(out.splitlines()) == 2
     code, out, _ = cli("table", "--format", "md", "--out", "paper", "paths.results=out")
     assert (code, out) == (0, "wrote paper/table.md\n")
@@ -141,7 +141,7 @@ def test_table_reads_records_alone(cli, tiny_run: list[str], workplace: Path, mo
         (["run", "model"], "error: model: is not KEY=VALUE in Hydra's override grammar"),
         (["run", "model=local", "model.path=none"], "error: none: no such folder; give one in Hugging Face layout"),
         (["run", "calibration=files", "calibration.path=no.txt"], "error: calibration.path=no.txt: no such file"),
-        (["sweep", "nope"], "error: sweep nope: no such sweep; there are: demo"),
+        (["sweep", "nope"], "error: sweep nope: no such sweep; there are: baselines, demo"),
         (["sweep", "demo", "model"], "error: model: is not KEY=VALUE; an override looks like model=tiny"),
         (["sweep", "demo", "model=tinny"], "error: model=tinny: no such option"),
         (["table", "model=tiny"], "error: model=tiny: this verb takes no override but paths.results=DIR"),

@@ -51,7 +51,7 @@ def fingerprint(workplace: Path, tiny_run: list[str]):
         ("method._target_=nowag_exp.models.TinyModel", "method._target_: nowag_exp.models.TinyModel is not a Method"),
         ("method._target_=nowag_exp.files.os.system", "method._target_: there is no nowag_exp.files.os.system"),
         ("method=5", "Config group override must be a string or a list. Got int"),
-        ("+extra=1", "extra: unknown key; the config has: calibration, evaluation"),
+        ("+extra=1", "extra: unknown key; the config has: calibration, checkpoint, evaluation"),
         ("~tracking", "tracking: must be a group of settings; got '???'"),
     ],
 )

@@ -9,11 +9,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nowag_exp import experiment as module
+from nowag_exp import shelf
 from nowag_exp.compose import compose
 from nowag_exp.config import Experiment, build_experiment
-from nowag_exp.experiment import Workbench, check, run
+from nowag_exp.experiment import Workbench, check, recorded, run
+from nowag_exp.formats.folder import data_bytes
+from nowag_exp.methods import second_order
 from nowag_exp.models import CausalLM
 from nowag_exp.progress import Reporter
+from nowag_exp.quiet import quiet_libraries
 from nowag_exp.records.record import RunRecord, load_records
 from nowag_exp.runner import run_all
 
@@ -29,7 +33,19 @@ def run_one(experiment: Experiment, bench: Workbench | None = None) -> RunRecord
     return run(experiment, bench, Reporter())
 
 
-METHODS = ["method=dense", "method=magnitude", "method=wanda", "method=nowag_p"]
+METHODS = [
+    ("method=dense",),
+    ("method=magnitude",),
+    ("method=wanda",),
+    ("method=nowag_p",),
+    ("method=rtn", "method.bits=3"),
+    ("method=gptq", "method.bits=3"),
+    ("method=gptq", "method.bits=3", "method.propagate=dense"),
+    ("method=sparsegpt", "method.pattern=2:4"),
+    ("method=sparsegpt", "method.bits=4", "method.propagate=dense"),
+    ("method=nowag_vq", "method.d=4", "method.bits=1"),
+    ("method=kmeans_vq", "method.d=4", "method.bits=1", "method.weighted=false"),
+]
 
 
 def without_costs(folder: Path) -> dict[str, str]:
@@ -46,18 +62,18 @@ def test_two_runs_from_an_empty_store_give_identical_records_but_for_their_costs
     records = []
     for _ in range(2):
         shutil.rmtree(workplace / "results", ignore_errors=True)
-        run_all([make(method) for method in METHODS], Workbench(), Reporter())
+        run_all([make(*method) for method in METHODS], Workbench(), Reporter())
         records.append(without_costs(workplace / "results"))
-    assert len(records[0]) == 4
+    assert len(records[0]) == len(METHODS)
     assert records[0] == records[1]
 
 
 def test_jobs_that_share_give_what_each_gives_alone(make, workplace: Path) -> None:
-    run_all([make(method) for method in METHODS], Workbench(), Reporter())
+    run_all([make(*method) for method in METHODS], Workbench(), Reporter())
     shared = without_costs(workplace / "results")
     shutil.rmtree(workplace / "results")
     for method in METHODS:
-        run_all([make(method)], Workbench(), Reporter())
+        run_all([make(*method)], Workbench(), Reporter())
         shutil.rmtree(workplace / "results" / "store", ignore_errors=True)
     assert without_costs(workplace / "results") == shared
 
@@ -66,14 +82,89 @@ def test_a_sweep_loads_the_model_once_and_calibrates_once(make, monkeypatch: pyt
     loads, walks = [], []
     load, walk = CausalLM.load.__func__, module.walk
     monkeypatch.setattr(CausalLM, "load", classmethod(lambda *args: loads.append(1) or load(*args)))
-    monkeypatch.setattr(module, "walk", lambda *args: walks.append(args[-1]) or walk(*args))
+    for user in (module, shelf):
+        monkeypatch.setattr(user, "walk", lambda *args: walks.append((args[3], args[4].value)) or walk(*args))
     jobs = [make("method=nowag_p", f"method.sparsity={sparsity}") for sparsity in (0.3, 0.5)]
     jobs += [make("method=wanda", "method.propagate=dense"), make("method=dense"), make("method=wanda")]
     outcomes = run_all(jobs, Workbench(), Reporter())
     assert all(outcome.record for outcome in outcomes)
     assert len(loads) == 1
-    assert walks == ["dense", "compressed"]
+    assert walks == [("dense", "diagonal"), ("compressed", "diagonal")]
     assert [outcome.record.costs.stages["calibration"].reused for outcome in outcomes[:3]] == [False, True, True]
+
+
+def test_second_order_methods_share_one_pass_and_one_factorisation_a_site(
+    make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walks, factors = [], []
+    walk, factorise = shelf.walk, second_order.inverse_factor
+    monkeypatch.setattr(shelf, "walk", lambda *args: walks.append(args[4].value) or walk(*args))
+    monkeypatch.setattr(second_order, "inverse_factor", lambda *args: factors.append(args[1]) or factorise(*args))
+    dense = "method.propagate=dense"
+    jobs = [make("method=gptq", dense, f"method.bits={bits}") for bits in (4, 3, 2)]
+    jobs += [make("method=sparsegpt", dense, f"method.sparsity={sparsity}") for sparsity in (0.5, 0.6)]
+    jobs += [make("method=nowag_p"), make("method=gptq", dense, "method.dampening=0.1")]
+    outcomes = run_all(jobs, Workbench(), Reporter())
+    assert all(outcome.record for outcome in outcomes), [outcome.failure for outcome in outcomes]
+    assert walks == ["hessian"], "the diagonal of NoWag-P comes from the same pass"
+    assert factors == [0.01] * 8 + [0.1] * 8, "2 blocks of 4 sites"
+
+
+@pytest.mark.parametrize("kind", ["second_moments", "factors"])
+def test_a_damaged_hessian_or_factor_is_made_again_and_in_the_ledger(make, workplace: Path, kind: str) -> None:
+    job = ("method=gptq", "method.propagate=dense")
+    before = run_one(make(*job))
+    entry = sorted((workplace / "results" / "store" / kind).glob("*.safetensors"))[0]
+    content = bytearray(entry.read_bytes())
+    content[-3] ^= 1
+    entry.write_bytes(content)
+    after = run_one(make(*job))
+    new = [entry.kind for entry in after.irregularities if entry not in before.irregularities]
+    assert new == ["corrupted_store_entry"]
+    assert after.metrics == before.metrics
+
+
+@pytest.mark.parametrize("method", METHODS, ids=" ".join)
+def test_a_saved_checkpoint_is_what_was_counted_and_gives_the_same_logits(make, method: tuple[str, ...]) -> None:
+    import transformers
+
+    experiment, bench = make(*method, "checkpoint.save=true"), Workbench()
+    record = run_one(experiment, bench)
+    folder = experiment.checkpoint_folder
+    files = sorted(folder.glob("*.safetensors"))
+    assert sum(data_bytes(file) for file in files) == record.compression.n_bytes
+    assert record.compression.bits_per_parameter == 8 * record.compression.n_bytes / record.compression.n_parameters
+    with quiet_libraries():
+        reloaded = transformers.AutoModelForCausalLM.from_pretrained(folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    ids = bench.tokens(experiment, "evaluation").ids
+    compressed = bench._model[1].module  # As the run left it.
+    with torch.inference_mode():
+        assert torch.equal(reloaded(ids).logits, compressed(ids).logits)
+    assert tokenizer("aardvark").input_ids == [ord(letter) - ord("!") for letter in "aardvark"]
+
+
+def test_a_run_whose_files_are_not_what_was_counted_fails_and_keeps_neither(
+    make, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nowag_exp.formats import SparseWeight
+
+    monkeypatch.setattr(SparseWeight, "bits", property(lambda self: 8))
+    (outcome,) = run_all([make("checkpoint.save=true")], Workbench(), Reporter())
+    assert outcome.failure is not None
+    assert "were counted; the record would be wrong, so neither is kept" in outcome.failure
+    assert not load_records(workplace / "results")
+    assert not list((workplace / "results" / "checkpoints").glob("[!.]*"))
+
+
+def test_a_recorded_experiment_is_run_again_only_if_its_checkpoint_is_asked_for_and_missing(make) -> None:
+    first = run_one(make())
+    assert recorded(make()) == first
+    assert recorded(make("checkpoint.save=true")) is None
+    saved = make("checkpoint.save=true")
+    assert run_one(saved).metrics == first.metrics
+    assert saved.fingerprint == first.fingerprint
+    assert recorded(saved) is not None
 
 
 def test_a_recorded_experiment_is_not_run_again(make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +312,7 @@ def test_a_record_says_exactly_what_its_number_is(make) -> None:
     assert record.metrics[0].n_predicted == 4 * 63
     assert len(record.inputs.model_files["model.safetensors"]) == 64
     assert record.compression.sparsity == 0.5
-    assert record.compression.bits_per_weight == 17
+    assert record.compression.bits_per_weight == 8.75
     assert record.compression.n_weights == sum(
         a * b for a, b in (linear.shape for linear in record.compression.linears)
     )

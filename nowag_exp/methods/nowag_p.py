@@ -13,7 +13,7 @@ from nowag_exp.settings import settings
 class NoWagP(Pruner):
     """Keeps the largest ``W̄²_ij · H_jj`` of the whole matrix; kept weights keep their value."""
 
-    version = 1
+    version = 2
     needs = Needs.DIAGONAL
 
     def score(

@@ -7,12 +7,44 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from nowag_exp.formats import CompressedWeight, SparseWeight
+from nowag_exp.formats import CompressedWeight, SparseWeight, half_dtype
 from nowag_exp.ledger import Ledger
 from nowag_exp.methods.base import Method, Propagate, SiteStatistics
 from nowag_exp.ops.masks import Selection, n_of_m_mask, rowwise_mask, unstructured_mask
 from nowag_exp.patterns import parse_pattern
 from nowag_exp.settings import settings
+
+
+def check_sparsity(sparsity: float, pattern: str) -> None:
+    """Check a sparsity and a pattern against each other.
+
+    Raises:
+        ValueError: if either is out of range, or they contradict each other.
+    """
+    n_of_m = parse_pattern(pattern)
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"sparsity: must be in [0, 1), the fraction of weights removed; got {sparsity:g}")
+    if n_of_m and abs(n_of_m.sparsity - sparsity) > 1e-9:
+        raise ValueError(
+            f"sparsity: {sparsity:g} contradicts pattern={pattern}, which removes {n_of_m.sparsity:g}; "
+            "leave sparsity out (it follows from the pattern)"
+        )
+
+
+def pattern_problem(pattern: str, linear: str, d_in: int) -> str | None:
+    """Say so if the groups of an N:M pattern do not fill the rows of a linear."""
+    n_of_m = parse_pattern(pattern)
+    if n_of_m and d_in % n_of_m.m:
+        return (
+            f"pattern: {pattern} needs input widths that {n_of_m.m} divides, but {linear} has {d_in} inputs; "
+            "choose an M that divides it"
+        )
+    return None
+
+
+def describe_pattern(pattern: str, sparsity: float) -> str:
+    """``2:4``, or ``50%``."""
+    return pattern if parse_pattern(pattern) else f"{100 * sparsity:g}%"
 
 
 @settings
@@ -33,14 +65,7 @@ class Pruner(Method):
     propagate: Propagate
 
     def __post_init__(self) -> None:
-        n_of_m = parse_pattern(self.pattern)
-        if not 0 <= self.sparsity < 1:
-            raise ValueError(f"sparsity: must be in [0, 1), the fraction of weights removed; got {self.sparsity:g}")
-        if n_of_m and abs(n_of_m.sparsity - self.sparsity) > 1e-9:
-            raise ValueError(
-                f"sparsity: {self.sparsity:g} contradicts pattern={self.pattern}, which removes {n_of_m.sparsity:g}; "
-                "leave sparsity out (it follows from the pattern)"
-            )
+        check_sparsity(self.sparsity, self.pattern)
 
     @abstractmethod
     def score(
@@ -64,14 +89,11 @@ class Pruner(Method):
             mask, n_tied = self.select(self.score(weight, statistics))
             if n_tied:
                 ledger.add("tied_scores", linear, "removed though a weight of equal score was kept", n_tied)
-            compressed[linear] = SparseWeight.from_mask(weight, mask)
+            compressed[linear] = SparseWeight.from_mask(weight, mask, self.pattern, half_dtype(weight.dtype))
         return compressed
 
-    def check_width(self, linear: str, d_in: int) -> str | None:
-        n_of_m = parse_pattern(self.pattern)
-        if n_of_m and d_in % n_of_m.m:
-            return (
-                f"pattern: {self.pattern} needs input widths that {n_of_m.m} divides, but {linear} has {d_in} inputs; "
-                "choose an M that divides it"
-            )
-        return None
+    def check_shape(self, linear: str, d_out: int, d_in: int) -> str | None:
+        return pattern_problem(self.pattern, linear, d_in)
+
+    def describe(self) -> str:
+        return describe_pattern(self.pattern, self.sparsity)

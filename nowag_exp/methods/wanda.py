@@ -13,7 +13,7 @@ from nowag_exp.settings import settings
 class Wanda(Pruner):
     """Keeps the largest ``|W_ij| · ‖X_j‖₂`` of each output row (equation 1)."""
 
-    version = 1
+    version = 2
     needs = Needs.DIAGONAL
     rows_compete_apart = True
 

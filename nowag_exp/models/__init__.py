@@ -1,6 +1,6 @@
 """Where weights come from, and the blocks and input sites of a model."""
 
-from nowag_exp.models.blocks import SITES, CausalLM, Site, input_widths
+from nowag_exp.models.blocks import SITES, CausalLM, Site, linear_shapes
 from nowag_exp.models.checkpoint import Checkpoint
 from nowag_exp.models.packaged import PackagedModel
 from nowag_exp.models.sources import HubModel, LocalModel, ModelSource
@@ -16,5 +16,5 @@ __all__ = [
     "PackagedModel",
     "Site",
     "TinyModel",
-    "input_widths",
+    "linear_shapes",
 ]

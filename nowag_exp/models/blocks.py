@@ -1,6 +1,6 @@
 """A loaded Llama as blocks: embed, run one block at a time, and name the linears by the activation they read."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,19 +51,26 @@ def check_architecture(config: Mapping[str, Any], label: str) -> None:
             f"give one of: {', '.join(ARCHITECTURES)}"
         )
     if config.get("quantization_config") is not None:
-        raise RequestError(f"model {label}: is quantized already; give its original checkpoint")
+        raise RequestError(
+            f"model {label}: is quantized already; give its original checkpoint "
+            "(nowag-exp export FOLDER --to dense makes an ordinary one of a folder that checkpoint.save=true wrote)"
+        )
 
 
-def input_widths(config: Mapping[str, Any]) -> dict[str, int]:
-    """Input width of each linear of a block, from a checked ``config.json``."""
-    hidden, heads = config["hidden_size"], config["num_attention_heads"]
-    width = {
-        "attention_input": hidden,
-        "attention_output": heads * (config.get("head_dim") or hidden // heads),
-        "mlp_input": hidden,
-        "mlp_output": config["intermediate_size"],
+def linear_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """``(d_out, d_in)`` of each linear of a block, from a checked ``config.json``."""
+    hidden, heads, intermediate = config["hidden_size"], config["num_attention_heads"], config["intermediate_size"]
+    head = config.get("head_dim") or hidden // heads
+    kv_heads = config.get("num_key_value_heads") or heads
+    return {
+        "self_attn.q_proj": (heads * head, hidden),
+        "self_attn.k_proj": (kv_heads * head, hidden),
+        "self_attn.v_proj": (kv_heads * head, hidden),
+        "self_attn.o_proj": (hidden, heads * head),
+        "mlp.gate_proj": (intermediate, hidden),
+        "mlp.up_proj": (intermediate, hidden),
+        "mlp.down_proj": (hidden, intermediate),
     }
-    return {linear: width[site.name] for site in SITES for linear in site.linears}
 
 
 class CausalLM:
@@ -166,6 +173,13 @@ class CausalLM:
     def logits(self, hidden: Float[Tensor, "*rows hidden"]) -> Float[Tensor, "*rows vocabulary"]:
         """The language-model head."""
         return self.module.lm_head(hidden)
+
+    def other_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter that no site names: embeddings, norms and the head; a tied one once."""
+        linears = {name for index in range(len(self.blocks)) for site in SITES for name in self.linears(index, site)}
+        for name, parameter in self.module.named_parameters():
+            if name.removesuffix(".weight") not in linears:
+                yield name, parameter.data
 
     def replace_weight(self, linear: str, values: Float[Tensor, "d_out d_in"]) -> None:
         """Put other values into a linear, until :meth:`restore`."""

@@ -126,6 +126,11 @@ class Checkpoint:
                     "download the model again"
                 )
 
+    def files_beside_weights(self) -> list[Path]:
+        """Tokenizer and generation settings."""
+        patterns = ("generation_config.json", *TOKENIZER_PATTERNS)
+        return sorted({path for pattern in patterns for path in self.folder.glob(pattern)})
+
     def hashes(self) -> dict[str, str]:
         """sha256 of every file that a result depends on: configuration, weights, tokenizer."""
         tokenizer = [path for pattern in TOKENIZER_PATTERNS for path in self.folder.glob(pattern)]

@@ -24,10 +24,13 @@ class ModelSource(ABC):
             otherwise. Papers use the native context for Llama-2 (4096) and 8192 for Llama-3; never taken from the
             checkpoint, where newer models say 131072.
         dtype: of the weights and activations.
+        group_size: columns that share a grid in methods that round in groups, unless their own setting says otherwise;
+            must divide the widths of the model.
     """
 
     context_length: int
     dtype: Dtype
+    group_size: int
 
     @property
     @abstractmethod

@@ -13,16 +13,21 @@ from nowag_exp.evaluation import Metric
 from nowag_exp.files import atomic_write
 from nowag_exp.ledger import Irregularity
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What a table calls the parts; the calibration is ``None`` if the method uses none."""
+    """What a table calls the parts; the calibration is ``None`` if the method uses none.
+
+    Attributes:
+        settings: the main settings of the method in a few words.
+        seed: of the calibration if it draws at random, else of the method if that does.
+    """
 
     model: str
     method: str
-    pattern: str | None
+    settings: str | None
     propagate: str | None
     calibration: str | None
     n_sequences: int | None
@@ -51,12 +56,18 @@ class Compression:
         n_weights: weights in all compressed linears (embeddings, norms and lm_head are left alone).
         sparsity: fraction of them removed, counted.
         bits_per_weight: size of their compressed form over their number.
+        n_parameters: of the whole model.
+        bits_per_parameter: size of the whole model over their number.
+        n_bytes: of all its tensors as a checkpoint holds them, headers aside; a saved one is held against it.
         linears: one by one.
     """
 
     n_weights: int
     sparsity: float
     bits_per_weight: float
+    n_parameters: int
+    bits_per_parameter: float
+    n_bytes: int
     linears: list[CompressedLinear]
 
 

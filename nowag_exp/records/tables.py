@@ -16,9 +16,11 @@ DENSE = "dense"
 
 SETTING = (
     "method",
-    "pattern",
+    "settings",
     "sparsity",
     "bits_per_weight",
+    "bits_per_parameter",
+    "megabytes",
     "propagate",
     "calibration",
     "n_sequences",
@@ -29,6 +31,8 @@ RESULT = ("metric", "protocol", "value", "standard_error", "token_hash", "irregu
 COLUMNS = ("model", *SETTING, *RESULT)
 HEADINGS = {
     "bits_per_weight": "bits",
+    "bits_per_parameter": "model bits",
+    "megabytes": "MB",
     "n_sequences": "sequences",
     "context_length": "context",
 }
@@ -45,9 +49,12 @@ def tidy(records: list[RunRecord]) -> pd.DataFrame:
         {
             **vars(record.labels),
             "model": model,
+            "settings": settings,
             "calibration": calibration,
             "sparsity": record.compression.sparsity,
             "bits_per_weight": record.compression.bits_per_weight,
+            "bits_per_parameter": record.compression.bits_per_parameter,
+            "megabytes": record.compression.n_bytes / 1e6,
             "metric": metric.name,
             "protocol": metric.protocol,
             "value": metric.value,
@@ -56,16 +63,34 @@ def tidy(records: list[RunRecord]) -> pd.DataFrame:
             "irregularities": summary(record.irregularities),
             "fingerprint": record.fingerprint,
         }
-        for record, model, calibration in zip(records, models, calibrations, strict=True)
+        for record, model, calibration, settings in zip(records, models, calibrations, _settings(records), strict=True)
         for metric in record.metrics
     ]
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(
         {"n_sequences": "Int64", "context_length": "Int64", "seed": "Int64"}
     )
-    # Dense first, then unstructured before N:M at each sparsity, and the best method of each on top.
-    table["regular"] = table["pattern"].notna() & (table["pattern"] != "unstructured")
-    table = table.sort_values(["model", "protocol", "sparsity", "regular", "pattern", "value"], kind="stable")
-    return table.drop(columns="regular").reset_index(drop=True)
+    # Dense first, then by how much is removed, then from large to small; of about equal size the best on top.
+    order = table.assign(
+        compressed=table["method"] != DENSE,
+        sparsity=table["sparsity"].round(2),
+        smaller=-(table["bits_per_weight"] // 1),
+    ).sort_values(["model", "protocol", "compressed", "sparsity", "smaller", "value"], kind="stable")
+    return table.loc[order.index].reset_index(drop=True)
+
+
+def _settings(records: list[RunRecord]) -> list[str | None]:
+    """The settings of each record; where two rows would look alike, with all settings in which they differ."""
+    alike: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    keys = [tuple(vars(record.labels).values()) for record in records]
+    for key, record in zip(keys, records, strict=True):
+        alike.setdefault(key, []).append(record.identity["method"])
+    texts = []
+    for key, record in zip(keys, records, strict=True):
+        own = record.identity["method"]
+        differing = [name for name in own if any(other.get(name) != own[name] for other in alike[key])]
+        parts = [record.labels.settings, *(f"{name}={own[name]}" for name in differing)]
+        texts.append(", ".join(filter(None, parts)) or None)
+    return texts
 
 
 def _told_apart(labels: list[str | None], identities: list[Any]) -> list[str | None]:
@@ -109,19 +134,30 @@ def _wide(model: object, part: pd.DataFrame) -> tuple[str, pd.DataFrame, pd.Data
     rows = part.drop_duplicates("fingerprint").set_index("fingerprint")
     cells = rows[list(SETTING)].copy()
     cells["sparsity"] = [f"{value:.1%}" for value in cells["sparsity"]]
-    cells["bits_per_weight"] = [f"{value:.2f}" for value in cells["bits_per_weight"]]
+    for column in ("bits_per_weight", "bits_per_parameter"):
+        cells[column] = [f"{value:.2f}" for value in cells[column]]
+    cells["megabytes"] = [f"{value:.1f}" for value in cells["megabytes"]]
     cells = cells.astype("object").where(cells.notna(), "-").astype(str)
     best = pd.DataFrame(False, index=cells.index, columns=cells.columns)
-    for column, values in part.groupby("column", sort=True):
-        values = values.set_index("fingerprint")
+    for heading, values in part.groupby("column", sort=True):
+        column, values = str(heading), values.set_index("fingerprint")
         text = values.apply(lambda row: _with_error(row["value"], row["standard_error"]), axis=1)
         cells[column] = text.reindex(cells.index).fillna("-")
-        compressed = values[values["method"] != DENSE]["value"]
-        best[column] = cells.index.isin(compressed[compressed == compressed.min()].index)
+        best[column] = cells.index.isin(_unbeaten(values[values["method"] != DENSE]))
     if rows["irregularities"].ne("").any():
         cells["irregularities"] = rows["irregularities"].replace("", "-")
         best["irregularities"] = False
     return str(model), cells.rename(columns=HEADINGS), best.rename(columns=HEADINGS)
+
+
+def _unbeaten(values: pd.DataFrame) -> pd.Index:
+    """Rows to which no other is both better and at most as large, by the bits a weight that the table shows."""
+    sizes = values["bits_per_weight"].round(2)
+    beaten = [
+        bool(((sizes <= size) & (values["value"] < value)).any())
+        for size, value in zip(sizes, values["value"], strict=True)
+    ]
+    return values.index[[not row for row in beaten]]
 
 
 def _value_columns(part: pd.DataFrame) -> pd.Series:
@@ -168,6 +204,7 @@ def _legend(form: Format) -> str:
         return ""
     mark = "bold" if form == "md" else "*"
     return (
-        f"\n{mark}: lowest perplexity of a compressed model in its column. ±: standard error over windows. "
-        "bits: per compressed weight as held.\n"
+        f"\n{mark}: no other compressed model of its column is both better and at most as large (bits). "
+        "±: standard error over windows.\nbits: per compressed weight as stored. model bits: per parameter of the "
+        "whole model. MB: 10^6 bytes of all its tensors.\n"
     )

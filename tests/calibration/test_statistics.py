@@ -6,12 +6,12 @@ from torch.testing import assert_close
 
 from nowag_exp.calibration.statistics import Accumulator, from_tensors, to_tensors
 from nowag_exp.errors import NowagError
-from nowag_exp.methods import SiteStatistics
+from nowag_exp.methods import Needs, SiteStatistics
 from nowag_exp.models import SITES
 
 
-def accumulated(*batches: torch.Tensor) -> SiteStatistics:
-    accumulator = Accumulator()
+def accumulated(*batches: torch.Tensor, needs: Needs = Needs.DIAGONAL) -> SiteStatistics:
+    accumulator = Accumulator(needs)
     for batch in batches:
         accumulator.add(batch)
     return accumulator.result("model.layers.0.mlp.up_proj")
@@ -33,6 +33,16 @@ def test_any_split_into_batches_gives_the_same(parts: list[int], seed: int) -> N
     assert_close(streamed.sum_of_squares, tokens.double().square().sum(dim=0), rtol=1e-5, atol=1e-7)
 
 
+@given(parts=st.lists(st.integers(1, 7), min_size=1, max_size=5), seed=st.integers(0, 999))
+def test_the_hessian_is_two_over_n_times_the_sum_of_outer_products(parts: list[int], seed: int) -> None:
+    tokens = torch.randn(sum(parts), 6, generator=torch.Generator().manual_seed(seed))
+    streamed = accumulated(*tokens.split(parts), needs=Needs.HESSIAN)
+    expected = 2 / len(tokens) * sum(torch.outer(x, x) for x in tokens.double())
+    assert_close(streamed.hessian.double(), expected, rtol=1e-5, atol=1e-5)
+    assert_close(streamed.hessian.diagonal().double(), streamed.hessian_diagonal, rtol=1e-5, atol=1e-7)
+    assert accumulated(*tokens.split(parts)).second_moment is None
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_large_half_precision_activations_do_not_overflow(dtype: torch.dtype) -> None:
     seen = accumulated(*[torch.full((1, 1000, 2), 1e4, dtype=dtype)] * 100)
@@ -42,7 +52,7 @@ def test_large_half_precision_activations_do_not_overflow(dtype: torch.dtype) ->
 
 def test_a_site_that_saw_no_token_raises_and_is_named() -> None:
     with pytest.raises(NowagError, match=r"model\.layers\.0\.mlp\.up_proj: no token reached this input site"):
-        Accumulator().result("model.layers.0.mlp.up_proj")
+        Accumulator(Needs.DIAGONAL).result("model.layers.0.mlp.up_proj")
     with pytest.raises(NowagError, match="no token reached"):
         accumulated(torch.zeros(0, 4))
 
@@ -55,10 +65,12 @@ def test_statistics_that_are_not_finite_raise_and_are_named(bad: float) -> None:
 
 def test_statistics_survive_the_store() -> None:
     blocks = [
-        {site.name: SiteStatistics(3 + i, torch.rand(4, dtype=torch.float64)) for site in SITES} for i in range(2)
+        {site.name: SiteStatistics(3 + i, torch.rand(4, dtype=torch.float64), torch.rand(4, 4)) for site in SITES}
+        for i in range(2)
     ]
     back = from_tensors(to_tensors(blocks), 2)
     for before, after in zip(blocks, back, strict=True):
         for site in SITES:
             assert before[site.name].n_tokens == after[site.name].n_tokens
             assert torch.equal(before[site.name].sum_of_squares, after[site.name].sum_of_squares)
+            assert torch.equal(before[site.name].second_moment, after[site.name].second_moment)

@@ -9,7 +9,7 @@ from nowag_exp.compose import compose
 from nowag_exp.config import build
 from nowag_exp.errors import NowagError
 from nowag_exp.ledger import Ledger
-from nowag_exp.methods import NoWagP, Wanda
+from nowag_exp.methods import Method, Needs, NoWagP, Wanda
 from nowag_exp.models import SITES, CausalLM, ModelSource
 from nowag_exp.ops.masks import rowwise_mask
 
@@ -47,7 +47,7 @@ def hooked_norms(model: CausalLM, tokens: torch.Tensor, linear: str) -> torch.Te
 def test_the_dense_walk_finds_what_hooks_in_a_whole_forward_find(
     model: CausalLM, tokens: torch.Tensor, batch_size: int
 ) -> None:
-    statistics = list(walk(model, tokens, batch_size, "dense"))
+    statistics = list(walk(model, tokens, batch_size, "dense", Needs.DIAGONAL))
     assert len(statistics) == 3
     for index, block in enumerate(statistics):
         for site in SITES:
@@ -57,8 +57,8 @@ def test_the_dense_walk_finds_what_hooks_in_a_whole_forward_find(
 
 
 def test_dense_propagation_is_not_changed_by_compressing_on_the_way(model: CausalLM, tokens: torch.Tensor) -> None:
-    expected = list(walk(model, tokens, 2, "dense"))
-    for index, block in enumerate(walk(model, tokens, 2, "dense")):
+    expected = list(walk(model, tokens, 2, "dense", Needs.DIAGONAL))
+    for index, block in enumerate(walk(model, tokens, 2, "dense", Needs.DIAGONAL)):
         for site in SITES:
             assert torch.equal(block[site.name].sum_of_squares, expected[index][site.name].sum_of_squares)
             for linear in model.linears(index, site).values():
@@ -70,7 +70,7 @@ def test_compressed_propagation_calibrates_each_block_on_the_compressed_ones_bef
 ) -> None:
     """Against the paper's procedure written plainly: prune block k in a whole model whose earlier blocks are pruned."""
     wanda = Wanda(name="wanda", sparsity=0.5, pattern="unstructured", propagate="compressed")
-    compress(model, wanda, walk(model, tokens, 5, "compressed"), Ledger(), nothing)
+    compress(model, wanda, walk(model, tokens, 5, "compressed", Needs.DIAGONAL), Ledger(), nothing)
 
     plain = load()
     for index in range(3):
@@ -79,6 +79,7 @@ def test_compressed_propagation_calibrates_each_block_on_the_compressed_ones_bef
         for name in names:
             weight = plain.module.get_submodule(name).weight.data
             weight *= rowwise_mask(weight.abs() * norms[name].float(), 0.5).mask
+            weight.copy_(weight.half())  # as stored
     for name, parameter in plain.module.named_parameters():
         assert torch.equal(parameter, model.module.get_parameter(name)), name
 
@@ -86,8 +87,8 @@ def test_compressed_propagation_calibrates_each_block_on_the_compressed_ones_bef
 def test_the_two_kinds_of_propagation_differ(model: CausalLM, tokens: torch.Tensor) -> None:
     method = NoWagP(name="nowag_p", sparsity=0.7, pattern="unstructured", propagate="dense")
     other = load()
-    compress(model, method, walk(model, tokens, 5, "dense"), Ledger(), nothing)
-    compress(other, method, walk(other, tokens, 5, "compressed"), Ledger(), nothing)
+    compress(model, method, walk(model, tokens, 5, "dense", Needs.DIAGONAL), Ledger(), nothing)
+    compress(other, method, walk(other, tokens, 5, "compressed", Needs.DIAGONAL), Ledger(), nothing)
     first, last = "model.layers.0.mlp.up_proj.weight", "model.layers.2.mlp.down_proj.weight"
     assert torch.equal(model.module.get_parameter(first), other.module.get_parameter(first))
     assert not torch.equal(model.module.get_parameter(last), other.module.get_parameter(last))
@@ -95,7 +96,7 @@ def test_the_two_kinds_of_propagation_differ(model: CausalLM, tokens: torch.Tens
 
 def test_embeddings_norms_and_head_stay(model: CausalLM, tokens: torch.Tensor) -> None:
     method = NoWagP(name="nowag_p", sparsity=0.5, pattern="2:4", propagate="dense")
-    report = compress(model, method, walk(model, tokens, 5, "dense"), Ledger(), nothing)
+    report = compress(model, method, walk(model, tokens, 5, "dense", Needs.DIAGONAL), Ledger(), nothing)
     dense, changed = load(), {linear.name for linear in report}
     assert len(changed) == 3 * 7
     for name, parameter in dense.module.named_parameters():
@@ -106,12 +107,14 @@ def test_embeddings_norms_and_head_stay(model: CausalLM, tokens: torch.Tensor) -
 def test_the_report_counts_kept_weights_bits_and_error(model: CausalLM, tokens: torch.Tensor) -> None:
     method = NoWagP(name="nowag_p", sparsity=0.5, pattern="2:4", propagate="dense")
     dense = load()
-    for linear in compress(model, method, walk(model, tokens, 5, "dense"), Ledger(), nothing):
+    for linear in compress(model, method, walk(model, tokens, 5, "dense", Needs.DIAGONAL), Ledger(), nothing):
         weight = dense.module.get_parameter(f"{linear.name}.weight")
         values = model.module.get_parameter(f"{linear.name}.weight")
         assert linear.shape == tuple(weight.shape)
         assert linear.n_kept == weight.numel() // 2 == int((values != 0).sum())
-        assert linear.bits == weight.numel() * (1 + 16)  # a bit of mask, and half of the weights in fp32
+        assert linear.format == "sparse"
+        assert linear.bits == weight.numel() * (0.75 + 8)  # 3 bits of position for 4 weights, half of them in fp16
+        assert torch.equal(values[values != 0], weight[values != 0].half().float())
         expected = float(torch.linalg.vector_norm(weight - values) / torch.linalg.vector_norm(weight))
         assert linear.relative_error == pytest.approx(expected, rel=1e-6)
 
@@ -119,8 +122,19 @@ def test_the_report_counts_kept_weights_bits_and_error(model: CausalLM, tokens: 
 @pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
 def test_a_weight_that_is_not_finite_raises_with_the_linears_name(model: CausalLM, bad: float) -> None:
     model.module.model.layers[1].mlp.up_proj.weight.data[0, 0] = bad
-    method = build(compose(["method=magnitude"])["method"], "method", NoWagP.__mro__[1])
-    with pytest.raises(NowagError, match=r"model\.layers\.1\.mlp\.up_proj: 1 of \d+ weights are NaN or infinite"):
+    method = build(compose(["method=magnitude"])["method"], "method", Method)
+    with pytest.raises(
+        NowagError, match=r"model\.layers\.1\.mlp\.up_proj: 1 of \d+ weights are NaN or infinite in the checkpoint"
+    ):
+        compress(model, method, None, Ledger(), nothing)
+
+
+def test_a_weight_that_16_bits_cannot_hold_raises_with_the_linears_name(model: CausalLM) -> None:
+    model.module.model.layers[1].mlp.up_proj.weight.data[0, 0] = 1e6
+    method = build(compose(["method=magnitude"])["method"], "method", Method)
+    with pytest.raises(
+        NowagError, match=r"model\.layers\.1\.mlp\.up_proj: 1 of \d+ weights are NaN or infinite after compression"
+    ):
         compress(model, method, None, Ledger(), nothing)
 
 
@@ -128,7 +142,7 @@ def test_dead_input_columns_go_into_the_ledger_and_are_pruned_first(model: Causa
     model.module.model.layers[1].post_attention_layernorm.weight.data[:3] = 0
     ledger = Ledger()
     method = NoWagP(name="nowag_p", sparsity=0.5, pattern="unstructured", propagate="dense")
-    compress(model, method, walk(model, tokens, 5, "dense"), ledger, nothing)
+    compress(model, method, walk(model, tokens, 5, "dense", Needs.DIAGONAL), ledger, nothing)
     assert [(entry.kind, entry.where, entry.count) for entry in ledger.entries] == [
         ("dead_columns", "model.layers.1.mlp.gate_proj and model.layers.1.mlp.up_proj", 3)
     ]
@@ -142,4 +156,4 @@ def test_blocks_that_are_not_called_as_expected_are_noticed(
     with pytest.raises(
         NowagError, match=r"model\.layers\.0\.self_attn\.q_proj and .*: no token reached this input site"
     ):
-        next(walk(model, tokens, 5, "dense"))
+        next(walk(model, tokens, 5, "dense", Needs.DIAGONAL))

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 import nowag_exp.methods
 from nowag_exp.compose import compose
 from nowag_exp.config import build
+from nowag_exp.formats import FORMATS
 from nowag_exp.layout import groups
 from nowag_exp.ledger import Ledger
 from nowag_exp.methods import Method, Needs, SiteStatistics
@@ -18,22 +19,27 @@ METHODS = sorted(groups()["method"])
 
 
 def make(name: str) -> Method:
-    return build(compose([f"method={name}"])["method"], "method", Method)
+    steps = ["method.iterations=5"] if name.endswith("_vq") else []
+    return build(compose([f"method={name}", "model=llama2_7b", *steps])["method"], "method", Method)
 
 
 @pytest.fixture
 def site() -> tuple[dict[str, torch.Tensor], SiteStatistics]:
     generator = torch.Generator().manual_seed(0)
-    weights = {"q": torch.randn(24, 32, generator=generator), "k": torch.randn(8, 32, generator=generator)}
-    activations = torch.randn(50, 32, generator=generator, dtype=torch.float64)
-    return weights, SiteStatistics(50, activations.square().sum(dim=0))
+    # 128 inputs: groups of 128 and more than 4096 subvectors of 6, as the defaults of conf/method ask for.
+    weights = {"q": torch.randn(200, 128, generator=generator), "k": torch.randn(190, 128, generator=generator)}
+    activations = torch.randn(300, 128, generator=generator)
+    second_moment = activations.T @ activations
+    return weights, SiteStatistics(300, activations.double().square().sum(dim=0), second_moment)
 
 
 def test_every_method_file_has_a_config_and_is_found() -> None:
-    assert {"dense", "magnitude", "wanda", "nowag_p"} <= set(METHODS)
+    promised = "dense magnitude wanda nowag_p sparsegpt gptq rtn nowag_vq kmeans_vq"
+    assert set(promised.split()) <= set(METHODS)
     files = {path.stem for path in Path(nowag_exp.methods.__file__).parent.glob("*.py")}
     modules = {type(make(name)).__module__.rpartition(".")[2] for name in METHODS}
-    assert files - modules == {"__init__", "base", "pruning"}, "a method without a YAML in conf/method"
+    shared = {"__init__", "base", "pruning", "rounding", "second_order", "vector_quantization"}
+    assert files - modules == shared, "a method without a YAML in conf/method"
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -46,7 +52,9 @@ def test_a_method_compresses_each_linear_of_a_site_and_leaves_its_input_alone(na
     for linear, compressed in result.items():
         assert compressed.shape == tuple(weights[linear].shape)
         assert compressed.decompress().shape == weights[linear].shape
-        assert compressed.decompress().dtype == weights[linear].dtype
+        assert torch.isfinite(compressed.decompress()).all()
+        back = FORMATS[compressed.kind].restore(compressed.layout(), compressed.tensors())
+        assert torch.equal(back.decompress(), compressed.decompress())
         assert 0 < compressed.n_nonzero <= weights[linear].numel()
         stored = save({key: tensor.contiguous() for key, tensor in compressed.tensors().items()})
         header = 8 + int.from_bytes(stored[:8], "little")
@@ -63,6 +71,28 @@ def test_a_method_gives_the_same_result_twice_and_one_linear_does_not_change_ano
     alone = method.compress({"k": weights["k"]}, seen, Ledger())
     assert torch.equal(together["k"].decompress(), alone["k"].decompress())
     assert torch.equal(together["q"].decompress(), method.compress(weights, seen, Ledger())["q"].decompress())
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_method_takes_half_precision_weights(name, dtype, site) -> None:
+    weights, statistics = site
+    method = make(name)
+    halves = {linear: weight.to(dtype) for linear, weight in weights.items()}
+    for linear, compressed in method.compress(halves, statistics, Ledger()).items():
+        assert torch.isfinite(compressed.decompress().to(dtype)).all(), linear
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_takes_dead_inputs_and_zero_rows(name, site) -> None:
+    weights, statistics = site
+    squares, moment = statistics.sum_of_squares.clone(), statistics.second_moment.clone()
+    squares[[3, 90]] = 0
+    moment[[3, 90]] = 0
+    moment[:, [3, 90]] = 0
+    weights["q"][5] = 0
+    for linear, compressed in make(name).compress(weights, SiteStatistics(300, squares, moment), Ledger()).items():
+        assert torch.isfinite(compressed.decompress()).all(), linear
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from nowag_exp.compose import compose
 from nowag_exp.config import build
 from nowag_exp.errors import RequestError
-from nowag_exp.models import CausalLM, Checkpoint, LocalModel, ModelSource, input_widths
+from nowag_exp.models import SITES, CausalLM, Checkpoint, LocalModel, ModelSource, linear_shapes
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_a_checkpoint_that_lacks_a_tensor_is_not_filled_with_random_numbers(fold
 
 
 def local(folder: Path, **settings: object) -> LocalModel:
-    return LocalModel(**{"path": str(folder), "context_length": 64, "dtype": "float32", **settings})
+    return LocalModel(**{"path": str(folder), "context_length": 64, "dtype": "float32", "group_size": 64, **settings})
 
 
 def test_a_model_of_another_architecture_is_refused_before_it_is_loaded(folder: Path) -> None:
@@ -184,11 +184,11 @@ def test_a_context_longer_than_the_model_is_refused(folder: Path) -> None:
         local(folder, context_length=4096).check()
 
 
-def test_input_widths_from_the_configuration_are_those_of_the_weights(folder: Path) -> None:
-    widths, model = input_widths(local(folder).check()), load(folder)
-    assert len(widths) == 7
-    for path, width in widths.items():
-        assert model.blocks[0].get_submodule(path).weight.shape[1] == width
+def test_linear_shapes_from_the_configuration_are_those_of_the_weights(folder: Path) -> None:
+    shapes, model = linear_shapes(local(folder).check()), load(folder)
+    assert set(shapes) == {linear for site in SITES for linear in site.linears}
+    for path, shape in shapes.items():
+        assert tuple(model.blocks[0].get_submodule(path).weight.shape) == shape
 
 
 def test_the_identity_of_a_local_model_is_its_content_not_its_path(folder: Path, tmp_path: Path) -> None:

@@ -30,12 +30,16 @@ def record(fingerprint: str, method: str, value: float, model: str = "llama", to
     return RunRecord(
         schema_version=SCHEMA_VERSION,
         fingerprint=fingerprint,
-        identity={"model": model, "calibration": None if dense else {"text": "t"}},
+        identity={
+            "model": model,
+            "calibration": None if dense else {"text": "t"},
+            "method": {"class": method, "version": 1, "name": method, "dampening": 0.01},
+        },
         config={"b": [1, None]},
         labels=Labels(
             model=model,
             method=method,
-            pattern=None if dense else "2:4",
+            settings=None if dense else "2:4",
             propagate=None if dense else "dense",
             calibration=None if dense else "wiki_sample",
             n_sequences=None if dense else 8,
@@ -44,10 +48,13 @@ def record(fingerprint: str, method: str, value: float, model: str = "llama", to
         ),
         inputs=Inputs({"config.json": "aa"}, None if dense else "bb"),
         compression=Compression(
-            100,
-            0.0 if dense else 0.5,
-            32.0 if dense else 17.0,
-            [CompressedLinear("x.q_proj", (10, 10), 50, 1700, 0.25)],
+            n_weights=100,
+            sparsity=0.0 if dense else 0.5,
+            bits_per_weight=32.0 if dense else 8.75,
+            n_parameters=150,
+            bits_per_parameter=32.0 if dense else 16.5,
+            n_bytes=600 if dense else 310,
+            linears=[CompressedLinear("x.q_proj", (10, 10), 50, "sparse", 875, 0.25)],
         ),
         metrics=[Metric("perplexity", "wiki_sample@512", value, 0.25, token_hash, 2, 1022, [1.0, 2.0])],
         irregularities=[],
@@ -69,12 +76,12 @@ def test_a_record_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
 def test_a_record_of_another_schema_version_is_refused(tmp_path: Path) -> None:
     path = save_record(tmp_path, replace(RECORDS[0], schema_version=99))
     with pytest.raises(
-        RequestError, match=r"a1\.json: has schema version 99, this program reads 1; move the file away"
+        RequestError, match=r"a1\.json: has schema version 99, this program reads 2; move the file away"
     ):
         load_record(path)
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"schema_version": 1}'])
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"schema_version": 2}'])
 def test_a_damaged_record_is_named(tmp_path: Path, damage: str) -> None:
     (tmp_path / "x.json").write_text(damage)
     with pytest.raises(RequestError, match=r"x\.json: (is damaged|has schema version None)"):
@@ -93,16 +100,42 @@ def test_a_record_with_a_value_of_the_wrong_type_is_damaged(tmp_path: Path) -> N
 def test_csv_is_tidy_with_the_promised_columns_and_exact_values() -> None:
     table = pd.read_csv(io.StringIO(render(RECORDS, "csv")), dtype={"token_hash": str, "irregularities": str})
     promised = (
-        "model method pattern sparsity bits_per_weight propagate calibration n_sequences context_length seed metric "
+        "model method settings sparsity bits_per_weight bits_per_parameter megabytes propagate calibration n_sequences "
+        "context_length seed metric "
         "protocol value standard_error token_hash irregularities fingerprint"
     )
     assert list(table.columns) == promised.split()
     assert len(table) == 3
     wanda = table[table["method"] == "wanda"].iloc[0]
     assert wanda["value"] == 30.125
-    assert wanda["pattern"] == "2:4"
+    assert wanda["settings"] == "2:4"
     assert wanda["seed"] == 0
     assert table[table["method"] == "dense"]["calibration"].isna().all()
+
+
+def sized(fingerprint: str, method: str, value: float, bits: float) -> RunRecord:
+    made = record(fingerprint, method, value)
+    return replace(made, compression=replace(made.compression, bits_per_weight=bits, sparsity=0.0))
+
+
+def test_a_value_is_marked_if_no_other_row_is_both_better_and_at_most_as_large() -> None:
+    rows = [sized("a", "rtn", 40.0, 2.25), sized("b", "gptq", 30.0, 2.25), sized("c", "vq", 35.0, 2.0)]
+    rows += [sized("d", "rtn", 29.0, 4.25), sized("e", "vq", 31.0, 4.0), RECORDS[0]]
+    lines = render(rows, "text").splitlines()
+    assert [line.split()[0] for line in lines if line.endswith(" *")] == ["rtn", "gptq", "vq"]
+    assert [line.split()[0] for line in lines[3:9]] == ["dense", "rtn", "vq", "gptq", "vq", "rtn"]
+
+
+def test_rows_that_would_look_alike_say_in_which_settings_they_differ() -> None:
+    method = {**RECORDS[1].identity["method"], "dampening": 0.1}
+    other = replace(RECORDS[1], fingerprint="f6", identity={**RECORDS[1].identity, "method": method})
+    assert tidy([RECORDS[1], other, RECORDS[2]])["settings"].tolist() == [
+        "2:4",
+        "2:4, dampening=0.01",
+        "2:4, dampening=0.1",
+    ]
+    labelled = replace(other, labels=replace(other.labels, settings="1:4"))
+    assert sorted(tidy([RECORDS[1], labelled])["settings"]) == ["1:4", "2:4"]
 
 
 def test_the_best_compressed_value_is_marked_and_dense_is_not() -> None:

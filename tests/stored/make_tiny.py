@@ -62,6 +62,7 @@ def prune(model: torch.nn.Module, tokens: torch.Tensor, mask: Mask, sequential: 
         for name, linear in linears(model).items():
             if f"layers.{block}." in name:
                 linear.weight.data *= torch.tensor(mask(linear.weight.data, seen[name]))
+                linear.weight.data.copy_(linear.weight.data.half())  # kept values are stored in fp16
 
 
 def perplexity(model: torch.nn.Module, windows: torch.Tensor) -> float:

@@ -1,0 +1,125 @@
+"""Statistics of the dense model, made once for all experiments that ask for the same, and the factors made of them."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from jaxtyping import Int64
+from torch import Tensor
+
+from nowag_exp.calibration import walk
+from nowag_exp.calibration.statistics import VERSION, BlockStatistics, from_tensors, to_tensors
+from nowag_exp.ledger import Ledger
+from nowag_exp.methods import Needs
+from nowag_exp.models import CausalLM
+from nowag_exp.progress import Reporter
+from nowag_exp.records.provenance import CostMeter
+from nowag_exp.records.record import StageCost
+from nowag_exp.records.store import Store, Stored, content_key
+
+FACTOR_VERSION = 1
+"""Raised when the same statistics would give another factor."""
+
+
+class StatisticsShelf:
+    """Where the dense statistics of one model and one set of tokens are kept.
+
+    Diagonals are one entry. Second moments are an entry a block, and each factor of one an entry of its own: for
+    Llama-2-7B 0.7 GB a block and as much again for factors.
+
+    Args:
+        store: keeps them.
+        model: identity of the model.
+        tokens: sha256 of the calibration tokens.
+        n_blocks: of the model.
+        ledger: damaged entries go there.
+    """
+
+    def __init__(self, store: Store, model: dict[str, Any], tokens: str, n_blocks: int, ledger: Ledger) -> None:
+        self.store, self.n_blocks, self.ledger = store, n_blocks, ledger
+        self._inputs = {"version": VERSION, "model": model, "tokens": tokens}
+
+    def dense(
+        self,
+        model: CausalLM,
+        ids: Int64[Tensor, "n context"],
+        batch_size: int,
+        needs: Needs,
+        meter: CostMeter,
+        reporter: Reporter,
+    ) -> Iterator[BlockStatistics]:
+        """Statistics of each block in turn; computed in one pass before the first is given, unless they are kept."""
+        with self.store.lock("statistics", self._key(needs)):
+            cost = self._kept(needs)
+            if cost is None:
+                with meter.stage("calibration"), reporter.stage("calibration: blocks", self.n_blocks) as tick:
+                    diagonals: list[BlockStatistics] = []
+                    for index, block in enumerate(walk(model, ids, batch_size, "dense", needs)):
+                        if needs is Needs.HESSIAN:
+                            self.store.save("second_moments", self._key(needs, index), Stored(to_tensors([block]), {}))
+                        diagonals.append({site: replace(seen, second_moment=None) for site, seen in block.items()})
+                        tick()
+                cost = meter.stages["calibration"]
+                notes = {name: getattr(cost, name) for name in ("seconds", "peak_bytes", "peak_gpu_bytes")}
+                for kind in {needs, Needs.DIAGONAL}:
+                    self.store.save("statistics", self._key(kind), Stored(to_tensors(diagonals), notes))
+            else:
+                meter.stages["calibration"] = cost
+        return self._blocks(needs)
+
+    def _kept(self, needs: Needs) -> StageCost | None:
+        """What the statistics cost when they were computed, if all of them are there and undamaged."""
+        stored = self.store.load("statistics", self._key(needs), self.ledger)
+        if stored is None:
+            return None
+        if needs is Needs.HESSIAN:
+            for index in range(self.n_blocks):
+                # Verified before any block is compressed: afterwards the dense model is no more.
+                if self.store.load("second_moments", self._key(needs, index), self.ledger) is None:
+                    return None
+        return StageCost(**stored.notes, reused=True)
+
+    def _blocks(self, needs: Needs) -> Iterator[BlockStatistics]:
+        if needs is not Needs.HESSIAN:
+            stored = self._load("statistics", self._key(needs))
+            yield from from_tensors(stored.tensors, self.n_blocks)
+            return
+        for index in range(self.n_blocks):
+            key = self._key(needs, index)
+            (block,) = from_tensors(self._load("second_moments", key).tensors, 1)
+            yield {
+                site: replace(seen, factors=StoredFactors(self.store, {"statistics": key, "site": site}, self.ledger))
+                for site, seen in block.items()
+            }
+
+    def _load(self, kind: str, key: str) -> Stored:
+        stored = self.store.load(kind, key, self.ledger)
+        assert stored is not None, "was written or verified a moment ago"
+        return stored
+
+    def _key(self, needs: Needs, block: int | None = None) -> str:
+        return content_key({**self._inputs, "needs": needs.value, **({} if block is None else {"block": block})})
+
+
+class StoredFactors:
+    """Factors of one site's Hessian, by name, in the store.
+
+    Args:
+        store: keeps them.
+        site: identity of the statistics they are made of.
+        ledger: damaged entries go there.
+    """
+
+    def __init__(self, store: Store, site: dict[str, str], ledger: Ledger) -> None:
+        self.store, self.site, self.ledger = store, site, ledger
+
+    def get(self, name: str) -> Tensor | None:
+        """A factor, if it has been made before."""
+        stored = self.store.load("factors", self._key(name), self.ledger)
+        return None if stored is None else stored.tensors["factor"]
+
+    def __setitem__(self, name: str, factor: Tensor) -> None:
+        self.store.save("factors", self._key(name), Stored({"factor": factor.cpu().contiguous()}, {}))
+
+    def _key(self, name: str) -> str:
+        return content_key({"version": FACTOR_VERSION, **self.site, "factor": name})
