@@ -334,12 +334,15 @@ def test_what_we_add_to_a_record_names_no_user_host_or_folder(make, workplace: P
 
 
 def test_the_stored_perplexities_of_the_tiny_model(make) -> None:
-    """Made once with the plain loop of ``tests/evaluation`` on weights masked by ``tests/methods/reference.py``.
+    """Made once by ``tests/stored/make_tiny.py``, without our pipeline, kernels or solver.
 
     Tolerance: fp32 sums in another order (other BLAS, other thread count) differ by about 1e-6 relative; a mask that
-    differs in one weight of 12288 already shows at 1e-5.
+    differs in one weight of 12288 already shows at 1e-5. GPTQ passes an error on from column to column and block to
+    block, so one code that rounds the other way (fp32 here, fp64 there) moves others; a wrong protocol, grid or order
+    shows at 2e-3.
     """
     stored = json.loads((Path(__file__).parent / "stored" / "tiny.json").read_text())
     for name, value in stored.items():
         record = run_one(make(*name.split()))
-        assert record.metrics[0].value == pytest.approx(value, rel=2e-5), name
+        tolerance = 4e-4 if "gptq" in name else 2e-5
+        assert record.metrics[0].value == pytest.approx(value, rel=tolerance), name

@@ -1,4 +1,5 @@
-"""Make ``tiny.json`` without our pipeline: plain transformers, hooks in whole forwards, and the slow reference masks.
+"""Make ``tiny.json`` without our pipeline: plain transformers, hooks in whole forwards, the slow reference masks,
+and the textbook form of optimal brain surgery.
 
 Run from the repository: ``.venv/bin/python tests/stored/make_tiny.py`` (about a minute).
 """
@@ -16,17 +17,20 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 HERE = Path(__file__).parent
-sys.path += [str(HERE.parent), str(HERE.parent / "methods")]
+sys.path += [str(HERE.parent), str(HERE.parent / "methods"), str(HERE.parent / "ops")]
 
 import reference  # noqa: E402
 from conftest import PROSE  # noqa: E402
+from test_solver import textbook  # noqa: E402
 
 from nowag_exp.compose import compose  # noqa: E402
 from nowag_exp.config import build  # noqa: E402
 from nowag_exp.models import ModelSource  # noqa: E402
+from nowag_exp.ops.solver import Pruning, Rounding  # noqa: E402
 
 CONTEXT = 64
 Mask = Callable[[torch.Tensor, torch.Tensor], list[list[bool]]]
+Replace = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def load(folder: Path) -> torch.nn.Module:
@@ -54,15 +58,41 @@ def activations(model: torch.nn.Module, tokens: torch.Tensor) -> dict[str, torch
     return seen
 
 
-def prune(model: torch.nn.Module, tokens: torch.Tensor, mask: Mask, sequential: bool) -> None:
+def compress(model: torch.nn.Module, tokens: torch.Tensor, replace: Replace, sequential: bool) -> None:
     seen = activations(model, tokens)
     for block in range(model.config.num_hidden_layers):
         if sequential:
             seen = activations(model, tokens)
         for name, linear in linears(model).items():
             if f"layers.{block}." in name:
-                linear.weight.data *= torch.tensor(mask(linear.weight.data, seen[name]))
-                linear.weight.data.copy_(linear.weight.data.half())  # kept values are stored in fp16
+                linear.weight.data.copy_(replace(linear.weight.data, seen[name]))
+
+
+def pruned(mask: Mask) -> Replace:
+    """Kept values are stored in fp16."""
+    return lambda weight, x: (weight * torch.tensor(mask(weight, x))).half().float()
+
+
+def rtn(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """3 bits, asymmetric, groups of 64 columns, scales in fp16; one number after the other."""
+    rounded = weight.clone()
+    for i in range(weight.shape[0]):
+        for start in range(0, weight.shape[1], 64):
+            values = weight[i, start : start + 64].tolist()
+            low, high = min(*values, 0.0), max(*values, 0.0)
+            scale = float(torch.tensor((high - low) / 7).half())
+            zero = round(-low / scale)
+            codes = [min(max(round(value / scale) + zero, 0), 7) for value in values]
+            rounded[i, start : start + 64] = torch.tensor([(code - zero) * scale for code in codes])
+    return rounded
+
+
+def by_textbook(pruning: Pruning | None, rounding: Rounding | None) -> Replace:
+    def replace(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        values, _ = textbook(weight, 2 / len(x) * x.double().T @ x.double(), pruning, rounding, False)
+        return values.float() if rounding else values.half().float()
+
+    return replace
 
 
 def perplexity(model: torch.nn.Module, windows: torch.Tensor) -> float:
@@ -96,18 +126,24 @@ def main() -> None:
     def magnitude(weight: torch.Tensor, x: torch.Tensor) -> list[list[bool]]:
         return reference.magnitude_mask(weight, 0.5)
 
-    cases: dict[str, tuple[Mask, bool] | None] = {
+    gptq = Rounding(3, 64, False, "minmax", False)
+    cases: dict[str, tuple[Replace, bool] | None] = {
         "method=dense": None,
-        "method=magnitude": (magnitude, False),
-        "method=wanda": (wanda, True),
-        "method=nowag_p": (nowag_p, False),
-        "method=nowag_p method.pattern=2:4": (nowag_p_24, False),
+        "method=magnitude": (pruned(magnitude), False),
+        "method=wanda": (pruned(wanda), True),
+        "method=nowag_p": (pruned(nowag_p), False),
+        "method=nowag_p method.pattern=2:4": (pruned(nowag_p_24), False),
+        "method=rtn method.bits=3": (rtn, False),
+        "method=gptq method.bits=3": (by_textbook(None, gptq), True),
+        "method=gptq method.bits=3 method.propagate=dense": (by_textbook(None, gptq), False),
+        "method=sparsegpt method.block_size=64": (by_textbook(Pruning(0.5, None, 64), None), True),
+        "method=sparsegpt method.pattern=2:4": (by_textbook(Pruning(0.5, (2, 4), 128), None), True),
     }
     stored = {}
     for name, case in cases.items():
         model = load(folder)
         if case is not None:
-            prune(model, torch.tensor(calibration), *case)
+            compress(model, torch.tensor(calibration), *case)
         stored[name] = perplexity(model, windows)
     (HERE / "tiny.json").write_text(json.dumps(stored, indent=1) + "\n")
 
