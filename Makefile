@@ -5,7 +5,7 @@ BIN := .venv/bin
 # To choose another CUDA: make demo TORCH_INDEX=https://download.pytorch.org/whl/cu130
 TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org/whl/cpu)
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check claims bench clean
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
@@ -18,6 +18,9 @@ check: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+claims: .venv/dev
+	$(BIN)/python -m pytest -m claims tests/test_claims.py
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks

@@ -179,6 +179,8 @@ def _run_one(config: "DictConfig", bench: "Workbench") -> int:
         reporter.say("recorded already, nothing was computed")
     print(render([known], "text"))
     print(f"record: {record_path(experiment.paths.folder, known.fingerprint)}")
+    if experiment.checkpoint.save:
+        print(f"checkpoint: {experiment.checkpoint_folder} (load it with transformers after 'import nowag_exp')")
     return 0
 
 

@@ -93,12 +93,12 @@ def check(experiment: Experiment, bench: Workbench) -> None:
         RequestError: on the first thing that is.
     """
     choose_device(experiment)
-    with locked(record_path(experiment.paths.folder, experiment.fingerprint)):
-        pass  # The results folder can be written.
     architecture = bench.architecture(experiment)
     for linear, shape in linear_shapes(architecture).items():
         if problem := experiment.method.check_shape(linear, *shape):
             raise ConfigError([f"method.{problem}"])
+    with locked(record_path(experiment.paths.folder, experiment.fingerprint)):
+        pass  # The results folder can be written.
     longest, vocabulary = architecture.get("max_position_embeddings"), architecture["vocab_size"]
     for group in GROUPS:
         text = getattr(experiment, group)

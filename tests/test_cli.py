@@ -129,6 +129,17 @@ def test_table_reads_records_alone(cli, tiny_run: list[str], workplace: Path, mo
     assert (code, err.split(" (")[0]) == (2, "error: eval.txt/table.txt: cannot be written")
 
 
+def test_a_saved_checkpoint_is_named_and_can_be_exported(cli, tiny_run: list[str]) -> None:
+    code, out, err = cli("run", *tiny_run, "checkpoint.save=true", "method=nowag_vq", "method.d=4", "method.bits=1")
+    assert code == 0, err
+    (line,) = [line for line in out.splitlines() if line.startswith("checkpoint: ")]
+    folder = Path(line.removeprefix("checkpoint: ").split(" (")[0])
+    assert (folder / "model.safetensors").is_file()
+    code, out, err = cli("export", str(folder), "--to", "dense")
+    assert code == 0, err
+    assert "all 14 compressed linears are equal bit for bit" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -141,6 +152,24 @@ def test_table_reads_records_alone(cli, tiny_run: list[str], workplace: Path, mo
         (["run", "model"], "error: model: is not KEY=VALUE in Hydra's override grammar"),
         (["run", "model=local", "model.path=none"], "error: none: no such folder; give one in Hugging Face layout"),
         (["run", "calibration=files", "calibration.path=no.txt"], "error: calibration.path=no.txt: no such file"),
+        (
+            ["run", "model=tiny", "method=nowag_vq"],
+            "error: method.bits: d=6 and bits=2 make 4096 codewords, but self_attn.q_proj has only 704 subvectors of 6",
+        ),
+        (
+            ["run", "model=tiny", "method=nowag_vq", "method.d=3", "method.bits=1.5"],
+            "error: method.bits: d * bits must be",
+        ),
+        (
+            ["run", "model=tiny", "method=gptq", "method.group_size=48"],
+            "error: method.group_size: 48 does not divide the 64 inputs of self_attn.q_proj",
+        ),
+        (["run", "model=tiny", "method=rtn", "method.bits=9"], "error: method.bits: must be from 2 to 8; got 9"),
+        (
+            ["run", "model=tiny", "method=gptq", "method.act_order=true"],
+            "error: method.act_order: with groups it needs",
+        ),
+        (["export", "eval.txt", "--to", "dense"], "error: eval.txt"),
         (["sweep", "nope"], "error: sweep nope: no such sweep; there are: baselines, demo"),
         (["sweep", "demo", "model"], "error: model: is not KEY=VALUE; an override looks like model=tiny"),
         (["sweep", "demo", "model=tinny"], "error: model=tinny: no such option"),
