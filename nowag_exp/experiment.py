@@ -1,7 +1,6 @@
 """One experiment, read from top to bottom, and the workbench that lets experiments share what is the same."""
 
 import logging
-import shutil
 from contextlib import ExitStack
 from typing import Any, Literal, get_args
 
@@ -16,7 +15,7 @@ from nowag_exp.formats.folder import FolderWriter
 from nowag_exp.ledger import Ledger
 from nowag_exp.models import CausalLM, ModelSource, linear_shapes
 from nowag_exp.progress import Reporter
-from nowag_exp.records.provenance import CostMeter, provenance
+from nowag_exp.records.provenance import PACKAGE, CostMeter, git_state, provenance
 from nowag_exp.records.record import (
     SCHEMA_VERSION,
     Compression,
@@ -43,6 +42,7 @@ class Workbench:
     """What experiments of one process share: tokenizers, drawn tokens, checked models, and the last loaded one."""
 
     def __init__(self) -> None:
+        git_state(PACKAGE)  # Looked up now, not when the first experiment ends: the checkout may have moved on by then.
         self._tokenizers: dict[str, Tokenizer] = {}
         self._tokens: dict[str, DrawnTokens] = {}
         self._architectures: dict[str, dict[str, Any]] = {}
@@ -94,9 +94,14 @@ def check(experiment: Experiment, bench: Workbench) -> None:
     """
     choose_device(experiment)
     architecture = bench.architecture(experiment)
-    for linear, shape in linear_shapes(architecture).items():
-        if problem := experiment.method.check_shape(linear, *shape):
-            raise ConfigError([f"method.{problem}"])
+    if problem := experiment.method.check_shapes(linear_shapes(architecture)):
+        raise ConfigError([f"method.{problem}"])
+    if experiment.checkpoint.save:
+        target = experiment.checkpoint_folder
+        if target.is_symlink() or (target.exists() and not target.is_dir()):
+            raise RequestError(f"{target}: is not a folder, so no checkpoint can be kept there; remove it")
+        with locked(target):
+            pass  # The folder can be written.
     with locked(record_path(experiment.paths.folder, experiment.fingerprint)):
         pass  # The results folder can be written.
     longest, vocabulary = architecture.get("max_position_embeddings"), architecture["vocab_size"]
@@ -119,7 +124,9 @@ def check(experiment: Experiment, bench: Workbench) -> None:
 def recorded(experiment: Experiment) -> RunRecord | None:
     """The record of an equal experiment, if there is one, and its checkpoint if one is asked for."""
     path = record_path(experiment.paths.folder, experiment.fingerprint)
-    if not path.exists() or (experiment.checkpoint.save and not experiment.checkpoint_folder.exists()):
+    if not path.exists() or (
+        experiment.checkpoint.save and not (experiment.checkpoint_folder / "config.json").is_file()
+    ):
         return None
     return load_record(path)
 
@@ -198,7 +205,6 @@ def _compress(
         if experiment.checkpoint.save:
             target = experiment.checkpoint_folder
             stack.enter_context(locked(target))
-            shutil.rmtree(target, ignore_errors=True)
             writer = FolderWriter(stack.enter_context(atomic_folder(target)))
         with meter.stage("compression"), reporter.stage(f"{method.name}: blocks", n_blocks) as tick:
             keep = writer.add_weight if writer else lambda linear, weight: None

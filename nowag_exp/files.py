@@ -61,7 +61,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Give an empty temporary folder beside ``path``; rename it to ``path`` only if the body ends well.
 
-    The caller holds the lock of ``path``, so folders that a killed process left behind are removed first.
+    A folder that is there already is replaced, and removed only when the new one is whole. The caller holds the lock of
+    ``path``, so folders that a killed process left behind are removed first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for left_behind in path.parent.glob(f".{path.name}.*.tmp"):
@@ -75,7 +76,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 with file.open("rb") as opened:
                     os.fsync(opened.fileno())
         temporary.chmod(0o777 & ~_umask())
+        replaced = temporary.with_suffix(".old.tmp")
+        if path.exists():
+            path.rename(replaced)
         temporary.rename(path)
+        shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nowag_exp.calibration import walk
 from nowag_exp.calibration.statistics import VERSION, BlockStatistics, from_tensors, to_tensors
+from nowag_exp.errors import NowagError
 from nowag_exp.ledger import Ledger
 from nowag_exp.methods import Needs
 from nowag_exp.models import CausalLM
@@ -94,7 +95,10 @@ class StatisticsShelf:
 
     def _load(self, kind: str, key: str) -> Stored:
         stored = self.store.load(kind, key, self.ledger)
-        assert stored is not None, "was written or verified a moment ago"
+        if stored is None:
+            raise NowagError(
+                f"{self.store.path(kind, key)}: was damaged or removed while it was in use; run the same command again"
+            )
         return stored
 
     def _key(self, needs: Needs, block: int | None = None) -> str:

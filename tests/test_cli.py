@@ -154,7 +154,7 @@ def test_a_saved_checkpoint_is_named_and_can_be_exported(cli, tiny_run: list[str
         (["run", "calibration=files", "calibration.path=no.txt"], "error: calibration.path=no.txt: no such file"),
         (
             ["run", "model=tiny", "method=nowag_vq"],
-            "error: method.bits: d=6 and bits=2 make 4096 codewords, but self_attn.q_proj has only 704 subvectors of 6",
+            "error: method.bits: d=6 and bits=2 make 4096 codewords, but self_attn.k_proj has only 352 subvectors of 6",
         ),
         (
             ["run", "model=tiny", "method=nowag_vq", "method.d=3", "method.bits=1.5"],

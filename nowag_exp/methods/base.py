@@ -114,9 +114,9 @@ class Method(ABC):
             ledger: whatever is not the textbook path is written down here, under the linear's name.
         """
 
-    def check_shape(self, linear: str, d_out: int, d_in: int) -> str | None:
-        """Say what is wrong with compressing a linear of this shape, before anything is loaded; else ``None``."""
-        del linear, d_out, d_in
+    def check_shapes(self, shapes: Mapping[str, tuple[int, int]]) -> str | None:
+        """Say what is wrong with compressing linears of these ``(d_out, d_in)``, before anything is loaded."""
+        del shapes
         return None
 
     def describe(self) -> str:

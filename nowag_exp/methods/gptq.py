@@ -11,7 +11,7 @@ from nowag_exp.methods.base import SiteStatistics, required
 from nowag_exp.methods.rounding import GridSearch, check_grid, describe_grid, group_problem
 from nowag_exp.methods.second_order import SecondOrder
 from nowag_exp.ops.factor import activation_order
-from nowag_exp.ops.solver import Rounding, solve
+from nowag_exp.ops.solver import SEGMENT, Rounding, solve
 from nowag_exp.settings import settings
 
 
@@ -26,6 +26,7 @@ class GPTQ(SecondOrder):
         search: ``minmax`` takes the range as it is, ``mse`` shrinks it to the one of least squared error.
         act_order: take the columns of largest ``H_jj`` first.
         static_groups: fit the grids of all groups on the original weights; otherwise each when its group is reached.
+        block_size: columns after which all further columns are corrected at once; changes time and last digits only.
     """
 
     version = 1
@@ -36,10 +37,13 @@ class GPTQ(SecondOrder):
     search: GridSearch
     act_order: bool
     static_groups: bool
+    block_size: int
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_grid(self.bits, self.group_size)
+        if not 1 <= self.block_size <= SEGMENT:
+            raise ValueError(f"block_size: must be from 1 to {SEGMENT} columns; got {self.block_size}")
         if self.act_order and self.group_size is not None and not self.static_groups:
             raise ValueError(
                 "act_order: with groups it needs method.static_groups=true: a group stays what it is in the stored "
@@ -68,8 +72,8 @@ class GPTQ(SecondOrder):
             compressed[linear] = IntegerWeight.of(found.codes, *found.grid, self.bits, self.symmetric)
         return compressed
 
-    def check_shape(self, linear: str, d_out: int, d_in: int) -> str | None:
-        return group_problem(self.group_size, linear, d_in)
+    def check_shapes(self, shapes: Mapping[str, tuple[int, int]]) -> str | None:
+        return group_problem(self.group_size, shapes)
 
     def describe(self) -> str:
         return describe_grid(self.bits, self.group_size) + (", act-order" if self.act_order else "")

@@ -31,14 +31,15 @@ def check_sparsity(sparsity: float, pattern: str) -> None:
         )
 
 
-def pattern_problem(pattern: str, linear: str, d_in: int) -> str | None:
+def pattern_problem(pattern: str, shapes: Mapping[str, tuple[int, int]]) -> str | None:
     """Say so if the groups of an N:M pattern do not fill the rows of a linear."""
     n_of_m = parse_pattern(pattern)
-    if n_of_m and d_in % n_of_m.m:
-        return (
-            f"pattern: {pattern} needs input widths that {n_of_m.m} divides, but {linear} has {d_in} inputs; "
-            "choose an M that divides it"
-        )
+    for linear, (_, d_in) in shapes.items():
+        if n_of_m and d_in % n_of_m.m:
+            return (
+                f"pattern: {pattern} needs input widths that {n_of_m.m} divides, but {linear} has {d_in} inputs; "
+                "choose an M that divides it"
+            )
     return None
 
 
@@ -92,8 +93,8 @@ class Pruner(Method):
             compressed[linear] = SparseWeight.from_mask(weight, mask, self.pattern, half_dtype(weight.dtype))
         return compressed
 
-    def check_shape(self, linear: str, d_out: int, d_in: int) -> str | None:
-        return pattern_problem(self.pattern, linear, d_in)
+    def check_shapes(self, shapes: Mapping[str, tuple[int, int]]) -> str | None:
+        return pattern_problem(self.pattern, shapes)
 
     def describe(self) -> str:
         return describe_pattern(self.pattern, self.sparsity)

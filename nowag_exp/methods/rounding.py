@@ -1,5 +1,7 @@
 """What RTN, GPTQ and joint SparseGPT share: the settings of an integer grid, checked."""
 
+import math
+from collections.abc import Mapping
 from typing import Literal
 
 GridSearch = Literal["minmax", "mse"]
@@ -18,14 +20,17 @@ def check_grid(bits: int, group_size: int | None) -> None:
         raise ValueError(f"group_size: must be at least 1 column, or null for one grid a row; got {group_size}")
 
 
-def group_problem(group_size: int | None, linear: str, d_in: int) -> str | None:
-    """Say so if the groups do not fill the rows of a linear."""
-    if group_size is None or d_in % group_size == 0:
+def group_problem(group_size: int | None, shapes: Mapping[str, tuple[int, int]]) -> str | None:
+    """Say so if the groups do not fill the rows of a linear, and which size would fill those of all."""
+    odd = [(linear, d_in) for linear, (_, d_in) in shapes.items() if group_size is not None and d_in % group_size]
+    if not odd:
         return None
-    divisors = [size for size in (256, 192, 128, 96, 64, 48, 32, 16, 8, 4, 2, 1) if d_in % size == 0]
+    linear, d_in = odd[0]
+    common = math.gcd(*(width for _, width in shapes.values()))
+    fits = max(size for size in range(1, min(common, 256) + 1) if common % size == 0)
     return (
-        f"group_size: {group_size} does not divide the {d_in} inputs of {linear}; choose one that does "
-        f"(such as {divisors[0]}), or null for one grid a row"
+        f"group_size: {group_size} does not divide the {d_in} inputs of {linear}; choose one that divides all widths "
+        f"of the model, such as {fits}, or null for one grid a row"
     )
 
 

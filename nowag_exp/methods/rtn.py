@@ -47,8 +47,8 @@ class RTN(Method):
             compressed[linear] = IntegerWeight.of(codes, *grid, self.bits, self.symmetric)
         return compressed
 
-    def check_shape(self, linear: str, d_out: int, d_in: int) -> str | None:
-        return group_problem(self.group_size, linear, d_in)
+    def check_shapes(self, shapes: Mapping[str, tuple[int, int]]) -> str | None:
+        return group_problem(self.group_size, shapes)
 
     def describe(self) -> str:
         return describe_grid(self.bits, self.group_size)

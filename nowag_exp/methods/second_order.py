@@ -1,5 +1,6 @@
 """What SparseGPT and GPTQ share: the factorised Hessian of an input site, and the column loop over its stacked rows."""
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
@@ -21,7 +22,6 @@ class SecondOrder(Method):
 
     Attributes:
         dampening: fraction of the mean of the Hessian's diagonal that is added to it.
-        block_size: columns after which all further columns are corrected at once.
         on_failure: what to do if the dampened Hessian is not positive definite: ``raise``, or ``increase_dampening``
             tenfold until it is, with an entry in the ledger.
     """
@@ -31,7 +31,6 @@ class SecondOrder(Method):
     name: str
     propagate: Propagate
     dampening: float
-    block_size: int
     on_failure: OnFailure
 
     def __post_init__(self) -> None:
@@ -39,8 +38,6 @@ class SecondOrder(Method):
             raise ValueError(
                 f"dampening: must be at least 0, a fraction of the mean diagonal such as 0.01; got {self.dampening:g}"
             )
-        if self.block_size < 1:
-            raise ValueError(f"block_size: must be at least 1 column; got {self.block_size}")
 
     def factor(
         self,
@@ -63,11 +60,13 @@ class SecondOrder(Method):
         try:
             factor = inverse_factor(hessian, self.dampening)
         except NotPositiveDefinite as error:
+            failure = f"{linears}: the Hessian of their input is not positive definite"
+            if not math.isfinite(error.suffices):
+                raise NowagError(f"{failure} with any dampening; check the checkpoint and model.dtype") from error
             if self.on_failure == "raise":
                 raise NowagError(
-                    f"{linears}: the Hessian of their input is not positive definite with "
-                    f"method.dampening={self.dampening:g}; method.dampening={error.suffices:g} would do, or set "
-                    "method.on_failure=increase_dampening, or calibrate on more tokens"
+                    f"{failure} with method.dampening={self.dampening:g}; method.dampening={error.suffices:g} would "
+                    "do, or set method.on_failure=increase_dampening, or calibrate on more tokens"
                 ) from error
             ledger.add("raised_dampening", linears, f"from {self.dampening:g} to {error.suffices:g}")
             return inverse_factor(hessian, error.suffices)

@@ -1,6 +1,7 @@
 """SparseGPT (Frantar and Alistarh, arXiv 2301.00774), with joint rounding."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -22,8 +23,8 @@ class SparseGPT(SecondOrder):
 
     Attributes:
         sparsity: fraction removed, in ``[0, 1)``; ``1 - N/M`` for ``N:M``.
-        pattern: ``unstructured`` (the weights of ``block_size`` columns compete, over all rows) or ``N:M`` (N kept of
-            each M consecutive inputs).
+        pattern: ``unstructured`` or ``N:M`` (N kept of each M consecutive inputs).
+        block_size: unstructured, the weights of so many columns compete, over all rows.
         bits: also round the kept weights, jointly (section 3.5); ``null`` for not.
         group_size: columns that share a grid in each row; ``null`` for one grid a row. Used with ``bits`` only.
         symmetric: whether the grid is symmetric about 0.
@@ -34,6 +35,7 @@ class SparseGPT(SecondOrder):
 
     sparsity: float
     pattern: str
+    block_size: int
     bits: int | None
     group_size: int | None
     symmetric: bool
@@ -42,6 +44,8 @@ class SparseGPT(SecondOrder):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_sparsity(self.sparsity, self.pattern)
+        if self.block_size < 1:
+            raise ValueError(f"block_size: must be at least 1 column; got {self.block_size}")
         if self.bits is not None:
             check_grid(self.bits, self.group_size)
 
@@ -77,9 +81,14 @@ class SparseGPT(SecondOrder):
                 )
         return compressed
 
-    def check_shape(self, linear: str, d_out: int, d_in: int) -> str | None:
-        problem = pattern_problem(self.pattern, linear, d_in)
-        return problem or (group_problem(self.group_size, linear, d_in) if self.bits is not None else None)
+    def identity(self) -> dict[str, Any]:
+        unused = set() if self.bits else {"group_size", "symmetric", "search"}
+        unused |= {"block_size"} if parse_pattern(self.pattern) else set()
+        return {name: value for name, value in super().identity().items() if name not in unused}
+
+    def check_shapes(self, shapes: Mapping[str, tuple[int, int]]) -> str | None:
+        problem = pattern_problem(self.pattern, shapes)
+        return problem or (group_problem(self.group_size, shapes) if self.bits is not None else None)
 
     def describe(self) -> str:
         pattern = describe_pattern(self.pattern, self.sparsity)

@@ -3,9 +3,10 @@
 import zlib
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -33,12 +34,19 @@ class Target(NamedTuple):
     column_norms: Float[Tensor, " d_in"] | None
 
 
+LONGEST = 16
+"""Longer subvectors have less than 1 bit a weight, and kernels are compiled for each length."""
+
+
 @settings
 class VectorQuantizer(Method):
     """Clusters the subvectors of a matrix by weighted k-means and stores, for each, which codeword is nearest.
 
+    An input that was 0 on every calibration token has no weight in the objective, so its values are whatever the
+    codewords have there; such inputs are in the ledger.
+
     Attributes:
-        d: length of a subvector: so many consecutive inputs of one row.
+        d: length of a subvector, 1 to 16: so many consecutive inputs of one row.
         bits: of index a weight; the codebook has ``2**(d·bits)`` codewords.
         init: ``kmeans++`` (arXiv 2504.14569 uses it) or ``random``.
         restarts: runs of k-means from different starts; the one of lowest loss is kept.
@@ -58,7 +66,9 @@ class VectorQuantizer(Method):
     seed: int
 
     def __post_init__(self) -> None:
-        for setting in ("d", "restarts", "iterations"):
+        if not 1 <= self.d <= LONGEST:
+            raise ValueError(f"d: must be from 1 to {LONGEST}; got {self.d}")
+        for setting in ("restarts", "iterations"):
             if getattr(self, setting) < 1:
                 raise ValueError(f"{setting}: must be at least 1; got {getattr(self, setting)}")
         if not 0 <= self.tolerance < 1:
@@ -66,10 +76,11 @@ class VectorQuantizer(Method):
         if self.seed < 0:
             raise ValueError(f"seed: must not be negative; got {self.seed}")
         index_bits = self.d * self.bits
-        if not 1 <= index_bits <= MAX_WIDTH or abs(index_bits - round(index_bits)) > 1e-9:
+        # Thirds and sevenths are typed with a few digits.
+        if not 1 <= round(index_bits) <= MAX_WIDTH or abs(index_bits - round(index_bits)) > 1e-4:
             raise ValueError(
                 f"bits: d * bits must be a whole number of index bits from 1 to {MAX_WIDTH}; "
-                f"{self.d} * {self.bits:g} is {index_bits:g}; with d={self.d} bits can be {_choices(self.d)}"
+                f"{self.d} * {self.bits!r} is {index_bits!r}; with d={self.d} bits can be {_choices(self.d)}"
             )
 
     @property
@@ -102,18 +113,23 @@ class VectorQuantizer(Method):
             tolerance=self.tolerance,
             generator=np.random.default_rng([self.seed, zlib.crc32(linear.encode())]),
         )
-        if found.n_reseeded or found.n_unused:
-            detail = f"empty codewords moved to badly served subvectors, {found.n_unused} unused at the end"
-            ledger.add("empty_codewords", linear, detail, found.n_reseeded or found.n_unused)
         # The nearest codeword among those that are stored, which are rounded to fp16.
         codebook = found.codewords.half()
         nearest, _ = assign(points, metric, codebook.float())
+        if found.n_reseeded:
+            ledger.add("empty_codewords", linear, "times one was moved to a badly served subvector", found.n_reseeded)
+        if n_unused := len(codebook) - len(torch.unique(nearest)):
+            ledger.add("empty_codewords", linear, "no subvector is nearest to in the end", n_unused)
         return CodebookWeight.of(
             target.values.shape[1], nearest.T.contiguous(), codebook, target.row_norms, target.column_norms
         )
 
-    def check_shape(self, linear: str, d_out: int, d_in: int) -> str | None:
-        n_subvectors = d_out * -(-d_in // self.d)
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "bits": self.index_bits / self.d}
+
+    def check_shapes(self, shapes: Mapping[str, tuple[int, int]]) -> str | None:
+        counts = {linear: d_out * -(-d_in // self.d) for linear, (d_out, d_in) in shapes.items()}
+        linear, n_subvectors = min(counts.items(), key=lambda count: count[1])
         if n_subvectors < 1 << self.index_bits:
             most = n_subvectors.bit_length() - 1
             return (

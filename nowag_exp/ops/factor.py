@@ -67,7 +67,7 @@ def _try_inverse_factor(hessian: Float[Tensor, "d_in d_in"], dampening: float) -
     if info:
         return None
     _invert_lower_(reversed_root)
-    factor = reversed_root.flip((0, 1))
+    factor = reversed_root.flip((0, 1)).contiguous()  # The library's matrix has its columns in rows; kernels read rows.
     return factor if bool(torch.isfinite(factor.sum())) else None
 
 

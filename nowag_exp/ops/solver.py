@@ -11,6 +11,7 @@ it. How long a segment is changes only the time; what does change the result, th
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
@@ -240,7 +241,7 @@ def _segments(
 
 def _kernel(device: torch.device) -> Callable[..., Int64[Tensor, " rows"]]:
     """The column loop compiled for the device. Compilers are imported when there is something to compile."""
-    if device.type == "cuda":
+    if device.type == "cuda" and find_spec("triton"):
         from nowag_exp.ops.kernels import solver_triton
 
         return solver_triton.run_segment

@@ -1,5 +1,6 @@
 """What a number was made with: versions, commit, machine; and what each stage cost."""
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -17,6 +18,7 @@ import nowag_exp
 from nowag_exp.records.record import Costs, StageCost
 
 RESULTS_COME_FROM = ("nowag_exp", "conf", "sweeps", "pyproject.toml")
+PACKAGE = Path(nowag_exp.__file__).parent
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "hydra-core", "omegaconf")
 
 
@@ -24,7 +26,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
     """Versions, commit and machine. Names nobody: no user, host or path."""
     return {
         "nowag_exp": nowag_exp.__version__,
-        "git": git_state(Path(nowag_exp.__file__).parent),
+        "git": git_state(PACKAGE),
         "python": platform.python_version(),
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "machine": {
@@ -38,6 +40,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
     }
 
 
+@functools.cache  # The state when the process began: it is that code which runs.
 def git_state(folder: Path) -> dict[str, Any] | None:
     """Commit, and whether what runs differs from it; ``None`` if the package is not run from a checkout.
 

@@ -101,6 +101,8 @@ def test_the_identity_of_a_method_carries_its_version_and_settings(name) -> None
     settings = set(compose([f"method={name}"])["method"]) - {"_target_"}
     if method.needs is Needs.NOTHING:
         settings -= {"propagate"}
+    if name == "sparsegpt":
+        settings -= {"group_size", "symmetric", "search"}  # of the grid, which there is none of without bits
     assert set(method.identity()) == {"class", "version"} | settings
     assert method.identity()["version"] >= 1
     assert method.identity()["class"] == type(method).__name__

@@ -172,7 +172,9 @@ def test_rtn_rounds_to_the_nearest_value_of_its_grid() -> None:
         (gptq, {"act_order": True, "group_size": 8}, r"act_order: with groups it needs method\.static_groups=true"),
         (gptq, {"dampening": -0.1}, "dampening: must be at least 0"),
         (gptq, {"dampening": float("nan")}, "dampening: must be at least 0"),
-        (gptq, {"block_size": 0}, "block_size: must be at least 1"),
+        (gptq, {"block_size": 0}, "block_size: must be from 1 to 128 columns; got 0"),
+        (gptq, {"block_size": 256}, "block_size: must be from 1 to 128 columns; got 256"),
+        (sparsegpt, {"block_size": 0}, "block_size: must be at least 1"),
         (sparsegpt, {"sparsity": 1.0}, r"sparsity: must be in \[0, 1\)"),
         (sparsegpt, {"pattern": "1:4"}, "0.5 contradicts pattern=1:4"),
         (gptq, {"on_failure": "ignore"}, "on_failure"),
@@ -185,14 +187,29 @@ def test_settings_out_of_range_are_refused(make, settings: dict[str, object], me
 
 def test_groups_that_do_not_fill_a_row_are_refused_with_one_that_does() -> None:
     for method in (gptq(group_size=128), rtn(group_size=128), sparsegpt(bits=4, group_size=128)):
-        assert method.check_shape("mlp.down_proj", 576, 1536) is None
-        problem = method.check_shape("self_attn.q_proj", 576, 576)
+        assert method.check_shapes({"mlp.down_proj": (576, 1536)}) is None
+        problem = method.check_shapes({"mlp.down_proj": (576, 1536), "self_attn.q_proj": (576, 576)})
         assert problem is not None
-        assert problem.startswith(
-            "group_size: 128 does not divide the 576 inputs of self_attn.q_proj; choose one that does"
-        )
+        assert problem.startswith("group_size: 128 does not divide the 576 inputs of self_attn.q_proj; choose one that")
         assert "such as 192" in problem
-    assert sparsegpt(group_size=128).check_shape("q", 576, 576) is None, "used with bits only"
+    assert sparsegpt(group_size=128).check_shapes({"q": (576, 576)}) is None, "used with bits only"
+
+
+def test_settings_that_change_nothing_do_not_make_another_experiment() -> None:
+    assert sparsegpt().identity() == sparsegpt(group_size=8, symmetric=True, search="mse").identity()
+    assert sparsegpt(pattern="2:4").identity() == sparsegpt(pattern="2:4", block_size=4).identity()
+    assert sparsegpt().identity() != sparsegpt(block_size=4).identity()
+    assert sparsegpt(bits=4).identity() != sparsegpt(bits=4, group_size=8).identity()
+
+
+def test_a_hessian_that_no_dampening_helps_is_named() -> None:
+    weights, statistics = site()
+    statistics.second_moment[0, 1] = statistics.second_moment[1, 0] = 1e30
+    for on_failure in ("raise", "increase_dampening"):
+        with pytest.raises(
+            NowagError, match=r"^q and k: .* not positive definite with any dampening; check the checkpoint"
+        ):
+            gptq(on_failure=on_failure).compress(weights, statistics, Ledger())
 
 
 def test_the_defaults_of_the_papers_are_in_conf() -> None:

@@ -126,16 +126,18 @@ def test_codewords_that_nothing_uses_are_in_the_ledger() -> None:
     kmeans_vq(weighted=False).compress({"w": weight}, None, ledger)
     (entry,) = ledger.entries
     assert (entry.kind, entry.where) == ("empty_codewords", "w")
-    assert "unused at the end" in entry.detail
+    assert (entry.detail, entry.count) == ("no subvector is nearest to in the end", 14)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"bits": 1.1}, r"bits: d \* bits must be a whole number .*4 \* 1.1 is 4.4; with d=4 bits can be 0.25, 0.5"),
-        ({"bits": 5.0}, r"from 1 to 16; 4 \* 5 is 20"),
-        ({"bits": 0.0}, "4 \\* 0 is 0"),
-        ({"d": 0}, "d: must be at least 1; got 0"),
+        ({"bits": 5.0}, r"from 1 to 16; 4 \* 5.0 is 20.0"),
+        ({"bits": 0.0}, "4 \\* 0.0 is 0.0"),
+        ({"d": 0}, "d: must be from 1 to 16; got 0"),
+        ({"d": 17}, "d: must be from 1 to 16; got 17"),
+        ({"d": 3, "bits": 0.6}, r"3 \* 0.6 is 1.7\d+; with d=3 bits can be 0.333333, 0.666667, 1"),
         ({"restarts": 0}, "restarts: must be at least 1"),
         ({"iterations": 0}, "iterations: must be at least 1"),
         ({"tolerance": -0.1}, r"tolerance: must be in \[0, 1\)"),
@@ -148,10 +150,16 @@ def test_settings_out_of_range_are_refused(settings: dict[str, object], message:
         nowag_vq(**settings)
 
 
+def test_bits_that_the_message_offers_are_taken_and_name_one_experiment() -> None:
+    typed, exact = nowag_vq(d=3, bits=0.666667), nowag_vq(d=3, bits=2 / 3)
+    assert typed.index_bits == exact.index_bits == 2
+    assert typed.identity() == exact.identity()
+
+
 def test_more_codewords_than_subvectors_are_refused_with_the_most_that_fit() -> None:
     method = nowag_vq(d=6, bits=2.0)
-    assert method.check_shape("self_attn.q_proj", 4096, 4096) is None
-    problem = method.check_shape("self_attn.k_proj", 32, 64)
+    assert method.check_shapes({"self_attn.q_proj": (4096, 4096)}) is None
+    problem = method.check_shapes({"self_attn.q_proj": (64, 64), "self_attn.k_proj": (32, 64)})
     assert problem is not None
     assert problem.startswith(
         "bits: d=6 and bits=2 make 4096 codewords, but self_attn.k_proj has only 352 subvectors of 6"

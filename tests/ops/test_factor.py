@@ -65,6 +65,11 @@ def test_dead_inputs_change_nothing_for_the_others() -> None:
     torch.testing.assert_close(inverse_factor(torch.zeros(3, 3), 0.01), torch.eye(3) / 1.01**0.5)
 
 
+def test_the_factor_lies_in_memory_row_by_row_as_the_kernels_read_it() -> None:
+    for width in (6, 200):
+        assert inverse_factor(hessian_of(3 * width, width), 0.01).is_contiguous()
+
+
 def test_the_hessian_is_not_changed() -> None:
     for hessian in (hessian_of(12, 6), hessian_of(12, 6).double()):
         before = hessian.clone()
