@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: all comparisons on SmolLM2-135M, about four minutes on 2 cores."""
+"""``python -m benchmarks``: all comparisons on SmolLM2-135M, about six minutes on 2 cores."""
 
 import sys
 
