@@ -7,7 +7,7 @@ from torch import Tensor
 
 from benchmarks.timing import Comparison, compare
 from nowag_exp.models import SITES, CausalLM
-from nowag_exp.ops.factor import inverse_factor
+from nowag_exp.ops.factor import hessian_factor
 from nowag_exp.ops.solver import Pruning, Rounding, solve
 
 BLOCK = 128
@@ -85,7 +85,7 @@ def run(model: CausalLM) -> list[Comparison]:
         for weights, hessian in sites:
             solutions = solve(
                 weights,
-                inverse_factor(hessian, DAMPENING),
+                hessian_factor(hessian, DAMPENING),
                 dead=hessian.diagonal() == 0,
                 pruning=SPARSEGPT if prune else None,
                 rounding=None if prune else GPTQ,

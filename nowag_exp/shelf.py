@@ -18,7 +18,7 @@ from nowag_exp.records.provenance import CostMeter
 from nowag_exp.records.record import StageCost
 from nowag_exp.records.store import Store, Stored, content_key
 
-FACTOR_VERSION = 1
+FACTOR_VERSION = 2
 """Raised when the same statistics would give another factor."""
 
 

@@ -29,7 +29,7 @@ class GPTQ(SecondOrder):
         block_size: columns after which all further columns are corrected at once; changes time and last digits only.
     """
 
-    version = 1
+    version = 2
 
     bits: int
     group_size: int | None

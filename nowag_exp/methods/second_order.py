@@ -10,7 +10,7 @@ from torch import Tensor
 from nowag_exp.errors import NowagError
 from nowag_exp.ledger import Ledger
 from nowag_exp.methods.base import Method, Needs, Propagate, SiteStatistics
-from nowag_exp.ops.factor import NotPositiveDefinite, inverse_factor
+from nowag_exp.ops.factor import NotPositiveDefinite, hessian_factor
 from nowag_exp.settings import settings
 
 OnFailure = Literal["raise", "increase_dampening"]
@@ -46,7 +46,7 @@ class SecondOrder(Method):
         order: Int64[Tensor, " d_in"] | None,
         ledger: Ledger,
     ) -> Float[Tensor, "d_in d_in"]:
-        """``U`` with ``(H + λI)⁻¹ = Uᵀ U``, made once for equal dampening and order.
+        """``R`` with ``H + λI = R Rᵀ``, made once for equal dampening and order.
 
         Raises:
             NowagError: naming the linears and a dampening that would do, if the Hessian is not positive definite.
@@ -58,7 +58,7 @@ class SecondOrder(Method):
             return known.to(statistics.sum_of_squares.device)
         hessian = statistics.hessian if order is None else statistics.hessian[order][:, order]
         try:
-            factor = inverse_factor(hessian, self.dampening)
+            factor = hessian_factor(hessian, self.dampening)
         except NotPositiveDefinite as error:
             failure = f"{linears}: the Hessian of their input is not positive definite"
             if not math.isfinite(error.suffices):
@@ -69,6 +69,6 @@ class SecondOrder(Method):
                     "do, or set method.on_failure=increase_dampening, or calibrate on more tokens"
                 ) from error
             ledger.add("raised_dampening", linears, f"from {self.dampening:g} to {error.suffices:g}")
-            return inverse_factor(hessian, error.suffices)
+            return hessian_factor(hessian, error.suffices)
         statistics.factors[key] = factor
         return factor

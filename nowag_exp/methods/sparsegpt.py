@@ -31,7 +31,7 @@ class SparseGPT(SecondOrder):
         search: of the grid, ``minmax`` or ``mse``.
     """
 
-    version = 1
+    version = 2
 
     sparsity: float
     pattern: str

@@ -1,8 +1,10 @@
-"""The factor of the inverse Hessian that tells a column loop how to compensate (GPTQ, arXiv 2210.17323, section 3.3).
+"""The factor of the Hessian that tells a column loop how to compensate (GPTQ, arXiv 2210.17323, section 3.3).
 
 Optimal brain surgery removes or rounds the weights of a row in order and moves the rest, which needs the inverse of
-what remains of ``H`` after every column. All of these are read off one matrix: the upper Cholesky factor ``U`` of the
-inverse, ``H⁻¹ = Uᵀ U``, whose row ``j`` divided by ``U_jj`` is how column ``j`` is compensated by those after it.
+what remains of ``H`` after every column. The papers read all of these off the upper Cholesky factor ``U`` of the
+inverse, ``H⁻¹ = Uᵀ U``. Its inverse ``R = U⁻¹`` is as good and cheaper: ``H = R Rᵀ`` with ``R`` upper triangular is a
+Cholesky factorisation that starts from the last column, and where the loop needs ``U`` for some consecutive columns, it
+is the inverse of the same block of ``R``.
 """
 
 import math
@@ -15,9 +17,6 @@ LADDER_START = 1e-4
 """The dampening to suggest first when none was asked for."""
 
 LADDER_END = 1e6
-
-DIRECTLY_INVERTED = 128
-"""Triangular matrices up to this width are inverted by the library, wider ones by halves."""
 
 
 class NotPositiveDefinite(ValueError):  # noqa: N818
@@ -33,20 +32,17 @@ class NotPositiveDefinite(ValueError):  # noqa: N818
         self.suffices = suffices
 
 
-def inverse_factor(hessian: Float[Tensor, "d_in d_in"], dampening: float) -> Float[Tensor, "d_in d_in"]:
-    """The upper triangular ``U`` with ``(H + λ I)⁻¹ = Uᵀ U``, in fp32.
+def hessian_factor(hessian: Float[Tensor, "d_in d_in"], dampening: float) -> Float[Tensor, "d_in d_in"]:
+    """The upper triangular ``R`` with ``H + λ I = R Rᵀ``, in fp32.
 
     ``λ`` is the fraction ``dampening`` of the mean of ``H``'s diagonal, in which inputs that were never active
-    (``H_jj = 0``) count as ``H_jj = 1``, as in the papers' programs.
-
-    ``H = R Rᵀ`` with ``R = U⁻¹`` upper triangular is a Cholesky factorisation that starts from the last column, so one
-    factorisation and one triangular inverse give what the papers' factor, inverse and factor of the inverse give. The
-    argument is not changed; at most two more matrices of its size are held.
+    (``H_jj = 0``) count as ``H_jj = 1``, as in the papers' programs. The argument is not changed; at most two more
+    matrices of its size are held.
 
     Raises:
         NotPositiveDefinite: if the dampened ``H`` has no such factor.
     """
-    factor = _try_inverse_factor(hessian, dampening)
+    factor = _try_factor(hessian, dampening)
     if factor is None:
         raise NotPositiveDefinite(dampening, _sufficient_dampening(hessian, dampening))
     return factor
@@ -57,42 +53,25 @@ def activation_order(hessian_diagonal: Float[Tensor, " d_in"]) -> Int64[Tensor, 
     return torch.argsort(hessian_diagonal, descending=True, stable=True)
 
 
-def _try_inverse_factor(hessian: Float[Tensor, "d_in d_in"], dampening: float) -> Float[Tensor, "d_in d_in"] | None:
+def _try_factor(hessian: Float[Tensor, "d_in d_in"], dampening: float) -> Float[Tensor, "d_in d_in"] | None:
     damped = hessian.float().flip((0, 1))  # a copy; the factorisation from the last column is that of the reversed H
     diagonal = damped.diagonal()
     diagonal.masked_fill_(diagonal == 0, 1.0)
     diagonal.add_(dampening * diagonal.mean())
-    reversed_root, info = torch.linalg.cholesky_ex(damped)
+    reversed_factor, info = torch.linalg.cholesky_ex(damped)
     del damped, diagonal
     if info:
         return None
-    _invert_lower_(reversed_root)
-    factor = reversed_root.flip((0, 1)).contiguous()  # The library's matrix has its columns in rows; kernels read rows.
+    factor = reversed_factor.flip(
+        (0, 1)
+    ).contiguous()  # The library's matrix has its columns in rows; kernels read rows.
     return factor if bool(torch.isfinite(factor.sum())) else None
-
-
-def _invert_lower_(lower: Float[Tensor, "n n"]) -> None:
-    """Invert a lower triangular matrix in place.
-
-    ``[[A, 0], [B, C]]⁻¹ = [[A⁻¹, 0], [-C⁻¹ B A⁻¹, C⁻¹]]``: almost all the work is matrix products, and a third
-    less of it than solving for the columns of the identity.
-    """
-    n = len(lower)
-    if n <= DIRECTLY_INVERTED:
-        identity = torch.eye(n, dtype=lower.dtype, device=lower.device)
-        lower.copy_(torch.linalg.solve_triangular(lower, identity, upper=False))
-        return
-    half = n // 2
-    first, corner, second = lower[:half, :half], lower[half:, :half], lower[half:, half:]
-    _invert_lower_(first)
-    _invert_lower_(second)
-    corner.copy_((second @ (corner @ first)).neg_())
 
 
 def _sufficient_dampening(hessian: Float[Tensor, "d_in d_in"], dampening: float) -> float:
     tried = 10 * dampening if dampening else LADDER_START
     while tried <= LADDER_END:
-        if _try_inverse_factor(hessian, tried) is not None:
+        if _try_factor(hessian, tried) is not None:
             return tried
         tried *= 10
     return math.inf

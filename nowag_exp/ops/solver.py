@@ -4,9 +4,11 @@ SparseGPT (arXiv 2301.00774, algorithm 1) prunes so, GPTQ (arXiv 2210.17323, alg
 done in one pass (SparseGPT, section 3.5). The linears that read one activation share its Hessian: their rows are
 stacked and solved together, while thresholds stay those of each linear.
 
-Columns are worked on in segments: a compiled kernel compensates within a segment, one matrix product the columns after
-it. How long a segment is changes only the time; what does change the result, the columns whose weights compete
-(:attr:`Pruning.block_size`), is counted apart from it.
+Columns are worked on in segments: one matrix product brings a segment up to date with the columns before it, and a
+compiled kernel compensates within it. With ``H = R Rᵀ``, ``R`` upper triangular, and ``D = W - Ŵ`` of the columns done,
+the best values of the columns ``s`` to come are ``W_s + (D R_{done,s}) R_ss⁻¹``, which makes the columns ``s`` of
+``D R`` zero in the objective ``tr(D H Dᵀ) = ‖D R‖²``. How long a segment is changes only the time; what does change the
+result, the columns whose weights compete (:attr:`Pruning.block_size`), is counted apart from it.
 """
 
 import itertools
@@ -23,7 +25,7 @@ from nowag_exp.ops.kernels import solver_reference
 from nowag_exp.ops.masks import Selection, n_of_m_mask, unstructured_mask
 
 SEGMENT = 128
-"""Columns after which the rest of the matrix is brought up to date, as in both papers."""
+"""Columns that are brought up to date at once, as in both papers."""
 
 
 class Pruning(NamedTuple):
@@ -95,13 +97,12 @@ def solve(
 
     Args:
         weights: by name; they share their inputs. They are not changed.
-        factor: ``U`` of :func:`nowag_exp.ops.factor.inverse_factor`; with ``order``, that of ``H[order][:, order]``.
+        factor: ``R`` of :func:`nowag_exp.ops.factor.hessian_factor`; with ``order``, that of ``H[order][:, order]``.
         dead: inputs that are never active; their weights are set to zero before anything else.
         pruning: ``None`` to keep every weight.
         rounding: ``None`` to leave the values as they are.
         order: in which the columns are worked on; ``None`` for their own order.
-        segment: columns after which the rest of the matrix is brought up to date, at most 128; fewer where a mask or
-            grid is due.
+        segment: columns that are brought up to date at once, at most 128; fewer where a mask or grid is due.
 
     Raises:
         ValueError: if a size does not divide the input width, or ``order`` is asked for together with something that is
@@ -182,7 +183,7 @@ def _run(
     """The column loop: compresses ``current`` in place, and fills in a ``grid`` of dynamic groups."""
     run_segment = _kernel(current.device)
     mask = torch.ones_like(current, dtype=torch.bool)
-    errors = torch.empty_like(current[:, :longest])
+    difference = torch.empty_like(current)
     tied_of_linears = [0] * len(rows)
     tied_of_rows = torch.zeros(len(current), dtype=torch.int64, device=current.device)
     dynamic = _dynamic_group_size(rounding)
@@ -191,22 +192,25 @@ def _run(
     if pruning and not chosen_by_kernel:
         competing = pruning.n_of_m[1] if pruning.n_of_m else pruning.block_size
     for start, end in _segments(current.shape[1], longest, chosen_by_kernel, [competing, dynamic]):
-        if pruning and competing and start % competing == 0:
-            scores = current[:, start : start + competing].abs() / factor.diagonal()[start : start + competing]
+        mask_is_due = competing is not None and start % competing == 0
+        grid_is_due = dynamic is not None and start % dynamic == 0
+        # Up to where weights are looked at now.
+        ahead = max(end, start + (competing or 0) * mask_is_due, start + (dynamic or 0) * grid_is_due)
+        reached, inverse = _reached(current, difference, factor, start, min(ahead, current.shape[1]))
+        if pruning and competing and mask_is_due:
+            scores = (reached.abs() / inverse.diagonal())[:, :competing]
             for i, of in enumerate(rows):
                 mask[of, start : start + competing], n_tied = _select(scores[of], pruning)
                 tied_of_linears[i] += n_tied
-        if rounding and dynamic and start % dynamic == 0:
-            found = fit_grid(
-                current[:, start : start + dynamic], rounding.bits, None, rounding.symmetric, rounding.search
-            )
+        if rounding and dynamic and grid_is_due:
+            found = fit_grid(reached[:, :dynamic], rounding.bits, None, rounding.symmetric, rounding.search)
             for all_groups, one in zip(grid, found, strict=True):
                 all_groups[:, start // dynamic] = one[:, 0]
-        segment = slice(start, end)
+        segment, width = slice(start, end), end - start
+        values = reached[:, :width]
         tied_of_rows += run_segment(
-            current[:, segment],
-            errors[:, : end - start],
-            factor[segment, segment],
+            values,
+            inverse[:width, :width].contiguous(),
             mask[:, segment],
             chosen_by_kernel,
             grid.scales,
@@ -214,8 +218,26 @@ def _run(
             group[segment],
             2**rounding.bits - 1 if rounding else 0,
         )
-        current[:, end:].addmm_(errors[:, : end - start], factor[segment, end:], alpha=-1)
+        torch.sub(current[:, segment], values, out=difference[:, segment])
+        current[:, segment] = values
     return mask, [tied + int(tied_of_rows[of].sum()) for tied, of in zip(tied_of_linears, rows, strict=True)]
+
+
+def _reached(
+    current: Float[Tensor, "rows d_in"],
+    difference: Float[Tensor, "rows d_in"],
+    factor: Float[Tensor, "d_in d_in"],
+    start: int,
+    end: int,
+) -> tuple[Float[Tensor, "rows width"], Float[Tensor, "width width"]]:
+    """The weights of some columns, moved for what was done to all columns before; and ``U`` of these columns."""
+    block = factor[start:end, start:end]
+    identity = torch.eye(end - start, dtype=factor.dtype, device=factor.device)
+    inverse = torch.linalg.solve_triangular(block, identity, upper=True)
+    reached = current[:, start:end].clone()
+    if start:
+        reached.addmm_(difference[:, :start] @ factor[:start, start:end], inverse)
+    return reached, inverse
 
 
 def _select(scores: Float[Tensor, "d_out width"], pruning: Pruning) -> Selection:

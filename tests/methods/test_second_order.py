@@ -87,8 +87,8 @@ def test_one_factorisation_serves_several_sparsities_and_widths(monkeypatch: pyt
     import nowag_exp.methods.second_order as module
 
     made = []
-    factorise = module.inverse_factor
-    monkeypatch.setattr(module, "inverse_factor", lambda *args: made.append(args[1]) or factorise(*args))
+    factorise = module.hessian_factor
+    monkeypatch.setattr(module, "hessian_factor", lambda *args: made.append(args[1]) or factorise(*args))
     weights, statistics = site()
     for method in (gptq(bits=2), gptq(bits=4), sparsegpt(), sparsegpt(sparsity=0.3), gptq(block_size=16)):
         method.compress(weights, statistics, Ledger())

@@ -171,8 +171,8 @@ def main() -> None:
         "method=gptq method.bits=2 method.propagate=dense": (by_textbook(None, gptq), False),
         "method=sparsegpt method.block_size=64": (by_textbook(Pruning(0.5, None, 64), None), True),
         "method=sparsegpt method.pattern=2:4": (by_textbook(Pruning(0.5, (2, 4), 128), None), True),
-        "method=sparsegpt method.pattern=2:4 method.bits=2 method.group_size=64": (
-            by_textbook(Pruning(0.5, (2, 4), 128), gptq),
+        "method=sparsegpt method.sparsity=0.7 method.block_size=64 method.bits=2 method.group_size=64": (
+            by_textbook(Pruning(0.7, None, 64), gptq),
             True,
         ),
         "method=nowag_vq method.d=4 method.bits=1": (nowag_vq, False),

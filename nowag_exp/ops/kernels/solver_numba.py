@@ -20,7 +20,6 @@ is not known to the compiler; loops of a known length it would unroll into scala
 
 def run_segment(
     weights: Float[Tensor, "rows width"],
-    errors: Float[Tensor, "rows width"],
     factor: Float[Tensor, "width width"],
     mask: Bool[Tensor, "rows width"],
     n_of_m: tuple[int, int] | None,
@@ -32,7 +31,7 @@ def run_segment(
     """See :func:`nowag_exp.ops.kernels.solver_reference.run_segment`."""
     n, m = n_of_m or (0, 0)
     n_tied = torch.zeros(len(weights), dtype=torch.int64)
-    arrays = [tensor.numpy() for tensor in (weights, errors, factor, mask, scales, zeros, group, n_tied)]
+    arrays = [tensor.numpy() for tensor in (weights, factor, mask, scales, zeros, group, n_tied)]
     tiles = task_edges(-(-len(weights) // TILE))
     in_threads(lambda _, bounds: _run_tiles(bounds, *arrays, n, m, np.float32(top)), tiles)
     return n_tied
@@ -40,19 +39,19 @@ def run_segment(
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 @no_type_check  # compiled from its source: the tests' shape checks must not wrap it
-def _run_tiles(tiles, weights, errors, factor, mask, scales, zeros, group, n_tied, n, m, top):
+def _run_tiles(tiles, weights, factor, mask, scales, zeros, group, n_tied, n, m, top):
     for tile in range(tiles[0], tiles[1]):
         of = slice(tile * TILE, min((tile + 1) * TILE, len(weights)))
-        _run_tile(weights[of], errors[of], factor, mask[of], scales[of], zeros[of], group, n_tied[of], n, m, top)
+        _run_tile(weights[of], factor, mask[of], scales[of], zeros[of], group, n_tied[of], n, m, top)
 
 
 @numba.njit(cache=True, error_model="numpy")
 @no_type_check
-def _run_tile(weights, errors, factor, mask, scales, zeros, group, n_tied, n, m, top):
+def _run_tile(weights, factor, mask, scales, zeros, group, n_tied, n, m, top):
     rows, width = weights.shape
     # Transposed: a step works on a column.
     current = np.empty((width, rows), np.float32)
-    error = np.empty((width, rows), np.float32)
+    error = np.empty(rows, np.float32)
     kept = np.empty((width, rows), np.bool_)
     for r in range(rows):
         for j in range(width):
@@ -67,14 +66,13 @@ def _run_tile(weights, errors, factor, mask, scales, zeros, group, n_tied, n, m,
             if j == 0 or group[j] != group[j - 1]:
                 scale[:] = scales[:, group[j]]
                 zero[:] = zeros[:, group[j]]
-            _round(current[j], kept[j], scale, zero, top, factor[j, j], error[j])
+            _round(current[j], kept[j], scale, zero, top, factor[j, j], error)
         else:
-            _prune(current[j], kept[j], factor[j, j], error[j])
+            _prune(current[j], kept[j], factor[j, j], error)
         _compensate(current, error, factor, j)
     for r in range(rows):
         for j in range(width):
             weights[r, j] = current[j, r]
-            errors[r, j] = error[j, r]
             mask[r, j] = kept[j, r]
 
 
@@ -106,7 +104,7 @@ def _prune(column, kept, diagonal, error):
 def _compensate(columns, error, factor, j):
     for k in range(j + 1, len(columns)):
         for r in range(columns.shape[1]):
-            columns[np.uintp(k), np.uintp(r)] -= error[np.uintp(j), np.uintp(r)] * factor[j, k]
+            columns[np.uintp(k), np.uintp(r)] -= error[np.uintp(r)] * factor[j, k]
 
 
 @numba.njit(error_model="numpy")

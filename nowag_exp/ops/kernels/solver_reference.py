@@ -9,7 +9,6 @@ from nowag_exp.ops.masks import keep_top
 
 def run_segment(
     weights: Float[Tensor, "rows width"],
-    errors: Float[Tensor, "rows width"],
     factor: Float[Tensor, "width width"],
     mask: Bool[Tensor, "rows width"],
     n_of_m: tuple[int, int] | None,
@@ -25,8 +24,7 @@ def run_segment(
 
     Args:
         weights: replaced by the ``q_j``.
-        errors: filled with the ``e``; the columns after the segment are to be moved by ``-errors @ U[segment, after]``.
-        factor: ``U``, upper triangular, of these columns.
+        factor: ``U`` of these columns, upper triangular.
         mask: true where a weight is kept. With ``n_of_m``, filled in.
         n_of_m: when the loop reaches the first of ``m`` columns, the ``n`` of them with the highest ``w² / U_jj²`` are
             kept; ``m`` divides the segment. They are compared as ``|w| / U_jj``, which does not underflow.
@@ -53,6 +51,6 @@ def run_segment(
             scale, zero = scales[:, group[j]], zeros[:, group[j]].float()
             weights[:, j] = (((column / scale).round() + zero).clamp(0, top) - zero) * scale
         weights[:, j].masked_fill_(~mask[:, j], 0.0)
-        errors[:, j] = (column - weights[:, j]) / diagonal[j]
-        weights[:, j + 1 :] -= errors[:, j, None] * factor[j, j + 1 :]
+        error = (column - weights[:, j]) / diagonal[j]
+        weights[:, j + 1 :] -= error[:, None] * factor[j, j + 1 :]
     return n_tied

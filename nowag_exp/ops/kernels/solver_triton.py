@@ -19,7 +19,6 @@ BEYOND_ANY_CODE = tl.constexpr(1024.0)
 
 def run_segment(
     weights: Float[Tensor, "rows width"],
-    errors: Float[Tensor, "rows width"],
     factor: Float[Tensor, "width width"],
     mask: Bool[Tensor, "rows width"],
     n_of_m: tuple[int, int] | None,
@@ -34,7 +33,7 @@ def run_segment(
     n_tied = torch.zeros(rows, dtype=torch.int64, device=weights.device)
     tables = (scales.contiguous(), zeros.contiguous()) if scales.shape[1] else (weights, mask.view(torch.uint8))
     _run_segment[(triton.cdiv(rows, TILE),)](
-        *(weights, weights.stride(0), errors, errors.stride(0), mask.view(torch.uint8), mask.stride(0)),
+        *(weights, weights.stride(0), mask.view(torch.uint8), mask.stride(0)),
         *(factor, factor.stride(0), *tables, scales.shape[1], group, n_tied, rows, width, float(top)),
         n=n,
         m=m,
@@ -51,8 +50,6 @@ def run_segment(
 def _run_segment(
     weights,
     weights_stride,
-    errors,
-    errors_stride,
     mask,
     mask_stride,
     factor,
@@ -81,7 +78,6 @@ def _run_segment(
     current = tl.load(weights_at, mask=here, other=0.0)
     kept = tl.load(mask_at, mask=here, other=0).to(tl.int32)
     diagonal = tl.load(factor + column * (factor_stride + 1), mask=column_here, other=1.0)
-    error = tl.zeros((tile, padded_width), tl.float32)
     tied = tl.zeros((tile,), tl.int32)
     for j in range(width):
         is_j = (column == j)[None, :]
@@ -112,10 +108,8 @@ def _run_segment(
         factor_row = tl.load(factor + j * factor_stride + column, mask=column_here & (column >= j), other=0.0)
         divisor = tl.sum(tl.where(column == j, factor_row, 0.0), axis=0)
         e = tl.math.div_rn(weight - result, tl.broadcast_to(divisor, (tile,)))
-        error = tl.where(is_j, e[:, None], error)
         after = (column > j)[None, :]
         current = tl.where(is_j, result[:, None], tl.where(after, current - e[:, None] * factor_row[None, :], current))
     tl.store(weights_at, current, mask=here)
-    tl.store(errors + row[:, None] * errors_stride + column[None, :], error, mask=here)
     tl.store(mask_at, kept.to(tl.uint8), mask=here)
     tl.store(n_tied + row, tied.to(tl.int64), mask=row_here)
