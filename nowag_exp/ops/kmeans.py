@@ -52,11 +52,6 @@ def subvectors(weight: Float[Tensor, "d_out d_in"], d: int) -> Float[Tensor, "gr
     return padded.reshape(len(weight), -1, d).transpose(0, 1).contiguous()
 
 
-def from_subvectors(values: Float[Tensor, "groups d_out d"], d_in: int) -> Float[Tensor, "d_out d_in"]:
-    """Undo :func:`subvectors`."""
-    return values.transpose(0, 1).flatten(1)[:, :d_in].contiguous()
-
-
 def subvector_weights(importance: Float[Tensor, " d_in"], d: int) -> Float[Tensor, "groups d"]:
     """Split the importances as :func:`subvectors` splits the inputs; what fills the last group weighs nothing."""
     return F.pad(importance, (0, -len(importance) % d)).reshape(-1, d)

@@ -11,7 +11,7 @@ EPSILON = 1e-5
 
 
 class Normalised(NamedTuple):
-    """A normalised weight and what undoes it.
+    """A normalised weight and what undoes it: ``W_ij = W̄_ij · r2_i · r1_j``.
 
     Attributes:
         weight: ``W̄``, fp32.
@@ -35,8 +35,3 @@ def normalise(weight: Float[Tensor, "d_out d_in"]) -> Normalised:
     values = values / column_norms
     row_norms = torch.linalg.vector_norm(values, dim=1) + EPSILON
     return Normalised(values / row_norms[:, None], column_norms, row_norms)
-
-
-def denormalise(normalised: Normalised) -> Float[Tensor, "d_out d_in"]:
-    """Undo :func:`normalise`: ``W_ij = W̄_ij · r1_j · r2_i``."""
-    return normalised.weight * normalised.row_norms[:, None] * normalised.column_norms
