@@ -11,7 +11,7 @@ TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org
 demo: .venv/ready
 	$(BIN)/nowag-exp sweep demo
 
-test: check .venv/dev
+test: check
 	$(BIN)/python -m pytest
 
 check: .venv/dev

@@ -265,8 +265,8 @@ def export_folder(folder: Path, to: "Target", out: Path | None) -> int:
     print(f"wrote {done.folder} ({_size(done.n_bytes)} of tensors, {done.dtype})")
     print(f"verified: transformers loads it, all {done.n_linears} compressed linears are equal bit for bit")
     print(f"load it with: {done.loading}")
-    if done.dequantize:
-        print(f"dequantize=True is needed: {done.why}")
+    if done.why_dequantize:
+        print(f"dequantize=True is needed: {done.why_dequantize}")
     return 0
 
 

@@ -207,8 +207,7 @@ def _compress(
             stack.enter_context(locked(target))
             writer = FolderWriter(stack.enter_context(atomic_folder(target)))
         with meter.stage("compression"), reporter.stage(f"{method.name}: blocks", n_blocks) as tick:
-            keep = writer.add_weight if writer else lambda linear, weight: None
-            linears = compress(model, method, statistics, ledger, tick, keep)
+            linears = compress(model, method, statistics, ledger, tick, writer.add_weight if writer else None)
         compression = _summarise(linears, model)
         if writer:
             with meter.stage("checkpoint"):

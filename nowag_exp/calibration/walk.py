@@ -73,7 +73,7 @@ def compress(
     statistics: Iterator[BlockStatistics] | None,
     ledger: Ledger,
     tick: Tick,
-    keep: Callable[[str, CompressedWeight], None] = lambda name, weight: None,
+    keep: Callable[[str, CompressedWeight], None] | None = None,
 ) -> list[CompressedLinear]:
     """Compress every linear of every block in place.
 
@@ -104,7 +104,8 @@ def compress(
                 _require_finite(
                     name, values, "after compression: 16 bits cannot hold them; use another method or model"
                 )
-                keep(name, compressed)
+                if keep is not None:
+                    keep(name, compressed)
                 unchanged = values is weights[name]
                 report.append(
                     CompressedLinear(

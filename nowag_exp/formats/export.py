@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from nowag_exp.errors import NowagError, RequestError
 from nowag_exp.files import atomic_folder, locked
 from nowag_exp.formats.base import DTYPES
-from nowag_exp.formats.folder import FolderWriter, PackedFolder, data_bytes, read_config
+from nowag_exp.formats.folder import FolderWriter, PackedFolder, read_config
 from nowag_exp.formats.integer import IntegerWeight
 from nowag_exp.quiet import quiet_libraries
 
@@ -33,21 +33,20 @@ class Exported:
         dtype: of the model.
         n_bytes: of its tensors.
         n_linears: how many were packed in the folder it was made from, and compared bit for bit.
-        dequantize: whether it gives these bits only with ``CompressedTensorsConfig(dequantize=True)``.
-        why: it has to be dequantized; empty if it need not.
+        why_dequantize: why it gives these bits only with ``CompressedTensorsConfig(dequantize=True)``; empty if it does
+            without.
     """
 
     folder: Path
     dtype: str
     n_bytes: int
     n_linears: int
-    dequantize: bool = False
-    why: str = ""
+    why_dequantize: str
 
     @property
     def loading(self) -> str:
         """The call that loads it."""
-        option = ", quantization_config=CompressedTensorsConfig(dequantize=True)" if self.dequantize else ""
+        option = ", quantization_config=CompressedTensorsConfig(dequantize=True)" if self.why_dequantize else ""
         return f'AutoModelForCausalLM.from_pretrained("{self.folder}"{option})'
 
 
@@ -88,12 +87,10 @@ def export(folder: Path, to: Target, out: Path | None = None) -> Exported:
             content = {key: value for key, value in config.items() if key != "quantization_config"}
             if scheme is not None:
                 content["quantization_config"] = scheme.config(packed.dense_linears)
-            writer.finish(content, _beside(folder))
-            _verify(temporary, packed, dtype, scheme)
-            n_bytes = sum(data_bytes(path) for path in temporary.glob("*.safetensors"))
-    name = str(dtype).removeprefix("torch.")
-    why = scheme.why_dequantize if scheme else ""
-    return Exported(target, name, n_bytes, len(packed.layouts), bool(why), why)
+            n_bytes = writer.finish(content, _beside(folder))
+            why_dequantize = scheme.why_dequantize if scheme else ""
+            _verify(temporary, packed, dtype, dequantize=bool(why_dequantize))
+    return Exported(target, str(dtype).removeprefix("torch."), n_bytes, len(packed.layouts), why_dequantize)
 
 
 @dataclass(frozen=True)
@@ -163,15 +160,15 @@ class _Scheme:
 
         # The library's integers are signed: ours less half the range.
         middle = 1 << (self.bits - 1)
-        zeros = weight.unpacked_zeros()
-        codes = weight.centred_codes() + zeros.repeat_interleave(weight.group_size, dim=1) - middle
         tensors = {
-            "weight_packed": pack_to_int32(codes.to(torch.int8), self.bits),
+            "weight_packed": pack_to_int32((weight.unpacked_codes() - middle).to(torch.int8), self.bits),
             "weight_scale": weight.scales.to(self.scale_dtype),
             "weight_shape": torch.tensor(weight.shape),
         }
         if not self.symmetric:
-            tensors["weight_zero_point"] = pack_to_int32((zeros - middle).to(torch.int8), self.bits, packed_dim=0)
+            tensors["weight_zero_point"] = pack_to_int32(
+                (weight.grid.zeros - middle).to(torch.int8), self.bits, packed_dim=0
+            )
         return tensors
 
     def config(self, ignore: list[str]) -> dict[str, Any]:
@@ -223,10 +220,10 @@ def _new_folder(target: Path) -> Iterator[Path]:
             yield temporary
 
 
-def _verify(folder: Path, packed: PackedFolder, dtype: torch.dtype, scheme: _Scheme | None) -> None:
+def _verify(folder: Path, packed: PackedFolder, dtype: torch.dtype, dequantize: bool) -> None:
     """Load a folder as a user would, and compare every tensor with the packed folder's, bit for bit."""
     try:
-        model, report = _load(folder, dequantize=scheme is not None and bool(scheme.why_dequantize))
+        model, report = _load(folder, dequantize)
     except Exception as error:  # Whatever transformers and compressed-tensors raise.
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise NowagError(

@@ -147,7 +147,7 @@ class PackedFolder:
             raise RequestError(
                 f"{folder}: holds no linears packed by nowag_exp; give a folder that checkpoint.save=true wrote"
             )
-        return cls(shards(folder, quantization), quantization, _skeleton(folder))
+        return cls(shards(folder, quantization), quantization, skeleton(folder, AGAIN))
 
     def weight(self, linear: str) -> CompressedWeight:
         """One compressed linear."""
@@ -277,7 +277,12 @@ def data_bytes(path: Path) -> int:
     return path.stat().st_size - 8 - header
 
 
-def _skeleton(folder: Path) -> nn.Module:
+def skeleton(folder: Path, way_out: str) -> nn.Module:
+    """What ``config.json`` of a folder describes, on the meta device, with ordinary linears.
+
+    Raises:
+        RequestError: if it describes no model; ``way_out`` says what to do then.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
@@ -285,10 +290,10 @@ def _skeleton(folder: Path) -> nn.Module:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # transformers checks nothing: what a wrong value raises depends on the value.
-        if isinstance(error, RequestError):
+        if isinstance(error, RequestError):  # From our own settings in quantization_config.
             raise
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise RequestError(f"{folder}: config.json does not describe a model ({reason}); {AGAIN}") from error
+        raise RequestError(f"{folder}: config.json does not describe a model ({reason}); {way_out}") from error
 
 
 def _check_settings(quantization: Mapping[str, Any]) -> None:

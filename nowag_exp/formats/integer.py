@@ -11,66 +11,91 @@ from torch import Tensor
 from nowag_exp.formats.base import CompressedWeight, TensorSpec
 from nowag_exp.formats.positions import pack_positions, positions_size
 from nowag_exp.formats.sparse import kept_positions
+from nowag_exp.ops.grids import Grid, dequantize
 from nowag_exp.ops.packing import pack, packed_size, unpack
 
 
 @dataclass(frozen=True)
-class IntegerWeight(CompressedWeight):
+class GridWeight(CompressedWeight):
     """``Ŵ_ij = (code_ij - zero_ig) · scale_ig`` with ``g = j // group_size``, computed in fp32.
 
     Attributes:
         bits_per_code: of a code and of a zero.
         group_size: columns that share a scale; ``d_in`` for one scale a row.
         symmetric: every zero is ``2**(bits_per_code - 1)`` and none is stored.
-        codes: packed, in row-major order.
         scales: one for each row and group.
         zeros: packed, in row-major order.
+    """
+
+    bits_per_code: int
+    group_size: int
+    symmetric: bool
+    scales: Float16[Tensor, "d_out groups"]
+    zeros: UInt8[Tensor, " bytes_of_zeros"] | None
+
+    @property
+    def grid(self) -> Grid:
+        """Scales and zeros, unpacked."""
+        if self.zeros is None:
+            zeros = torch.full_like(self.scales, 1 << (self.bits_per_code - 1), dtype=torch.int32)
+        else:
+            zeros = unpack(self.zeros, self.bits_per_code, self.scales.numel()).reshape(self.scales.shape)
+        return Grid(self.scales.float(), zeros)
+
+    @staticmethod
+    def _stored(grid: Grid, d_in: int, bits: int, symmetric: bool) -> dict[str, Any]:
+        """The fields of a grid; its scales are values that fp16 holds exactly."""
+        return {
+            "bits_per_code": bits,
+            "group_size": d_in // grid.scales.shape[1],
+            "symmetric": symmetric,
+            "scales": grid.scales.half(),
+            "zeros": None if symmetric else pack(grid.zeros.reshape(-1), bits),
+        }
+
+    @classmethod
+    def specs(cls, layout: Mapping[str, Any]) -> dict[str, TensorSpec]:
+        d_out, d_in, group_size = layout["d_out"], layout["d_in"], layout["group_size"]
+        if d_in % group_size:
+            raise ValueError(f"group_size {group_size} does not divide {d_in} columns")
+        n_groups = d_in // group_size
+        specs = {"scales": TensorSpec(torch.float16, (d_out, n_groups))}
+        if not layout["symmetric"]:
+            specs["zeros"] = TensorSpec(torch.uint8, (packed_size(d_out * n_groups, layout["bits_per_code"]),))
+        return specs
+
+
+@dataclass(frozen=True)
+class IntegerWeight(GridWeight):
+    """Every weight has a code.
+
+    Attributes:
+        codes: packed, in row-major order.
     """
 
     kind = "integer"
     tensor_names = ("codes", "scales", "zeros")
 
-    bits_per_code: int
-    group_size: int
-    symmetric: bool
     codes: UInt8[Tensor, " bytes_of_codes"]
-    scales: Float16[Tensor, "d_out groups"]
-    zeros: UInt8[Tensor, " bytes_of_zeros"] | None
 
     @classmethod
-    def of(
-        cls,
-        codes: UInt8[Tensor, "d_out d_in"],
-        scales: Float[Tensor, "d_out groups"],
-        zeros: Integer[Tensor, "d_out groups"],
-        bits: int,
-        symmetric: bool,
-    ) -> "IntegerWeight":
-        """Pack codes; the scales are values that fp16 holds exactly."""
+    def of(cls, codes: UInt8[Tensor, "d_out d_in"], grid: Grid, bits: int, symmetric: bool) -> "IntegerWeight":
+        """Pack codes and their grid."""
         d_out, d_in = codes.shape
-        packed_zeros = None if symmetric else pack(zeros.reshape(-1), bits)
-        group_size = d_in // scales.shape[1]
-        return cls(d_out, d_in, bits, group_size, symmetric, pack(codes.reshape(-1), bits), scales.half(), packed_zeros)
+        packed = pack(codes.reshape(-1), bits)
+        return cls(d_out=d_out, d_in=d_in, codes=packed, **cls._stored(grid, d_in, bits, symmetric))
 
     @classmethod
     def specs(cls, layout: Mapping[str, Any]) -> dict[str, TensorSpec]:
-        d_out, d_in, bits = layout["d_out"], layout["d_in"], layout["bits_per_code"]
-        return {
-            "codes": TensorSpec(torch.uint8, (packed_size(d_out * d_in, bits),)),
-            **_grid_specs(d_out, d_in, layout["group_size"], bits, layout["symmetric"]),
-        }
+        n_bytes = packed_size(layout["d_out"] * layout["d_in"], layout["bits_per_code"])
+        return {"codes": TensorSpec(torch.uint8, (n_bytes,)), **super().specs(layout)}
+
+    def unpacked_codes(self) -> Integer[Tensor, "{self.d_out} {self.d_in}"]:
+        """One for each weight."""
+        return unpack(self.codes, self.bits_per_code, self.d_out * self.d_in).reshape(self.shape)
 
     def decompress(self) -> Float[Tensor, "{self.d_out} {self.d_in}"]:
-        return self.centred_codes().float().mul_(self.scales.float().repeat_interleave(self.group_size, dim=1))
-
-    def centred_codes(self) -> Integer[Tensor, "{self.d_out} {self.d_in}"]:
-        """``code - zero``."""
-        codes = unpack(self.codes, self.bits_per_code, self.d_out * self.d_in).reshape(self.shape)
-        return codes.sub_(self.unpacked_zeros().repeat_interleave(self.group_size, dim=1))
-
-    def unpacked_zeros(self) -> Integer[Tensor, "{self.d_out} groups"]:
-        """One for each row and group."""
-        return _unpacked_zeros(self.zeros, self.scales, self.bits_per_code)
+        return dequantize(self.unpacked_codes(), self.grid, self.group_size)
 
     @property
     def n_nonzero(self) -> int:
@@ -78,21 +103,16 @@ class IntegerWeight(CompressedWeight):
 
 
 @dataclass(frozen=True)
-class SparseIntegerWeight(CompressedWeight):
-    """A pruned weight whose kept values are rounded: :class:`IntegerWeight` with the codes of the kept ones alone.
+class SparseIntegerWeight(GridWeight):
+    """A pruned weight whose kept values are rounded: only these have codes.
 
     At 50% and 4 bits this is 1 + 2 = 3 bits a weight, and the grid.
 
     Attributes:
         pattern: ``unstructured`` or ``N:M``.
         n_kept: how many there are.
-        bits_per_code: of a code and of a zero.
-        group_size: columns that share a scale; ``d_in`` for one scale a row.
-        symmetric: every zero is ``2**(bits_per_code - 1)`` and none is stored.
         positions: packed.
         codes: of the kept weights, packed, in row-major order.
-        scales: one for each row and group.
-        zeros: packed, in row-major order.
     """
 
     kind = "sparse_integer"
@@ -100,26 +120,20 @@ class SparseIntegerWeight(CompressedWeight):
 
     pattern: str
     n_kept: int
-    bits_per_code: int
-    group_size: int
-    symmetric: bool
     positions: UInt8[Tensor, " bytes_of_positions"]
     codes: UInt8[Tensor, " bytes_of_codes"]
-    scales: Float16[Tensor, "d_out groups"]
-    zeros: UInt8[Tensor, " bytes_of_zeros"] | None
 
     @classmethod
     def of(
         cls,
         codes: UInt8[Tensor, "d_out d_in"],
-        scales: Float[Tensor, "d_out groups"],
-        zeros: Integer[Tensor, "d_out groups"],
+        grid: Grid,
         bits: int,
         symmetric: bool,
         keep: Bool[Tensor, "d_out d_in"],
         pattern: str,
     ) -> "SparseIntegerWeight":
-        """Pack the codes where ``keep`` is true; the scales are values that fp16 holds exactly."""
+        """Pack the codes where ``keep`` is true, and their grid."""
         d_out, d_in = codes.shape
         kept = codes[keep]
         return cls(
@@ -127,50 +141,27 @@ class SparseIntegerWeight(CompressedWeight):
             d_in=d_in,
             pattern=pattern,
             n_kept=len(kept),
-            bits_per_code=bits,
-            group_size=d_in // scales.shape[1],
-            symmetric=symmetric,
             positions=pack_positions(keep, pattern),
             codes=pack(kept, bits),
-            scales=scales.half(),
-            zeros=None if symmetric else pack(zeros.reshape(-1), bits),
+            **cls._stored(grid, d_in, bits, symmetric),
         )
 
     @classmethod
     def specs(cls, layout: Mapping[str, Any]) -> dict[str, TensorSpec]:
-        d_out, d_in, bits = layout["d_out"], layout["d_in"], layout["bits_per_code"]
+        n_weights = layout["d_out"] * layout["d_in"]
         return {
-            "positions": TensorSpec(torch.uint8, (positions_size(d_out * d_in, layout["pattern"]),)),
-            "codes": TensorSpec(torch.uint8, (packed_size(layout["n_kept"], bits),)),
-            **_grid_specs(d_out, d_in, layout["group_size"], bits, layout["symmetric"]),
+            "positions": TensorSpec(torch.uint8, (positions_size(n_weights, layout["pattern"]),)),
+            "codes": TensorSpec(torch.uint8, (packed_size(layout["n_kept"], layout["bits_per_code"]),)),
+            **super().specs(layout),
         }
 
     def decompress(self) -> Float[Tensor, "{self.d_out} {self.d_in}"]:
         mask = kept_positions(self.positions, self.pattern, self.shape, self.n_kept)
-        zeros = _unpacked_zeros(self.zeros, self.scales, self.bits_per_code)
         # A removed weight has the code of zero.
-        codes = zeros.repeat_interleave(self.group_size, dim=1)
-        centred = codes.masked_scatter(mask, unpack(self.codes, self.bits_per_code, self.n_kept)) - codes
-        return centred.float().mul_(self.scales.float().repeat_interleave(self.group_size, dim=1))
+        codes = self.grid.zeros.repeat_interleave(self.group_size, dim=1)
+        codes.masked_scatter_(mask, unpack(self.codes, self.bits_per_code, self.n_kept))
+        return dequantize(codes, self.grid, self.group_size)
 
     @property
     def n_nonzero(self) -> int:
         return self.n_kept
-
-
-def _grid_specs(d_out: int, d_in: int, group_size: int, bits: int, symmetric: bool) -> dict[str, TensorSpec]:
-    if d_in % group_size:
-        raise ValueError(f"group_size {group_size} does not divide {d_in} columns")
-    n_groups = d_in // group_size
-    specs = {"scales": TensorSpec(torch.float16, (d_out, n_groups))}
-    if not symmetric:
-        specs["zeros"] = TensorSpec(torch.uint8, (packed_size(d_out * n_groups, bits),))
-    return specs
-
-
-def _unpacked_zeros(
-    zeros: UInt8[Tensor, " bytes"] | None, scales: Float16[Tensor, "d_out groups"], bits: int
-) -> Integer[Tensor, "d_out groups"]:
-    if zeros is None:
-        return torch.full(scales.shape, 1 << (bits - 1), dtype=torch.int32, device=scales.device)
-    return unpack(zeros, bits, scales.numel()).reshape(scales.shape)

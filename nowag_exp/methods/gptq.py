@@ -8,9 +8,10 @@ from torch import Tensor
 from nowag_exp.formats import CompressedWeight, IntegerWeight
 from nowag_exp.ledger import Ledger
 from nowag_exp.methods.base import SiteStatistics, required
-from nowag_exp.methods.rounding import GridSearch, check_grid, describe_grid, group_problem
+from nowag_exp.methods.rounding import check_grid, describe_grid, group_problem
 from nowag_exp.methods.second_order import SecondOrder
 from nowag_exp.ops.factor import activation_order
+from nowag_exp.ops.grids import Search
 from nowag_exp.ops.solver import SEGMENT, Rounding, solve
 from nowag_exp.settings import settings
 
@@ -34,7 +35,7 @@ class GPTQ(SecondOrder):
     bits: int
     group_size: int | None
     symmetric: bool
-    search: GridSearch
+    search: Search
     act_order: bool
     static_groups: bool
     block_size: int
@@ -57,7 +58,7 @@ class GPTQ(SecondOrder):
         order = activation_order(seen.hessian_diagonal) if self.act_order else None
         rounding = Rounding(self.bits, self.group_size, self.symmetric, self.search, self.static_groups)
         solutions = solve(
-            {linear: weight.float() for linear, weight in weights.items()},
+            weights,
             self.factor(weights, seen, order, ledger),
             dead=seen.dead,
             pruning=None,
@@ -69,7 +70,7 @@ class GPTQ(SecondOrder):
         for linear, found in solutions.items():
             assert found.codes is not None
             assert found.grid is not None
-            compressed[linear] = IntegerWeight.of(found.codes, *found.grid, self.bits, self.symmetric)
+            compressed[linear] = IntegerWeight.of(found.codes, found.grid, self.bits, self.symmetric)
         return compressed
 
     def check_shapes(self, shapes: Mapping[str, tuple[int, int]]) -> str | None:

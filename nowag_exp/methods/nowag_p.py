@@ -11,7 +11,7 @@ from nowag_exp.settings import settings
 
 @settings
 class NoWagP(Pruner):
-    """Keeps the largest ``W̄²_ij · H_jj`` of the whole matrix; kept weights keep their value."""
+    """Keeps the largest ``W̄²_ij · H_jj`` of the whole matrix; kept weights keep their value, in 16 bits."""
 
     version = 2
     needs = Needs.DIAGONAL

@@ -2,10 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from typing import Literal
 
-GridSearch = Literal["minmax", "mse"]
-FEWEST_BITS, MOST_BITS = 2, 8
+from nowag_exp.ops.grids import FEWEST_BITS, MOST_BITS
 
 
 def check_grid(bits: int, group_size: int | None) -> None:

@@ -8,8 +8,8 @@ from torch import Tensor
 from nowag_exp.formats import CompressedWeight, IntegerWeight
 from nowag_exp.ledger import Ledger
 from nowag_exp.methods.base import Method, Needs, Propagate, SiteStatistics
-from nowag_exp.methods.rounding import GridSearch, check_grid, describe_grid, group_problem
-from nowag_exp.ops.grids import fit_grid, quantize
+from nowag_exp.methods.rounding import check_grid, describe_grid, group_problem
+from nowag_exp.ops.grids import Search, fit_grid, quantize
 from nowag_exp.settings import settings
 
 
@@ -32,7 +32,7 @@ class RTN(Method):
     bits: int
     group_size: int | None
     symmetric: bool
-    search: GridSearch
+    search: Search
 
     def __post_init__(self) -> None:
         check_grid(self.bits, self.group_size)
@@ -42,9 +42,9 @@ class RTN(Method):
     ) -> dict[str, CompressedWeight]:
         compressed: dict[str, CompressedWeight] = {}
         for linear, weight in weights.items():
-            grid = fit_grid(weight.float(), self.bits, self.group_size, self.symmetric, self.search)
-            codes = quantize(weight.float(), grid, self.bits, self.group_size)
-            compressed[linear] = IntegerWeight.of(codes, *grid, self.bits, self.symmetric)
+            grid = fit_grid(weight, self.bits, self.group_size, self.symmetric, self.search)
+            codes = quantize(weight, grid, self.bits, self.group_size)
+            compressed[linear] = IntegerWeight.of(codes, grid, self.bits, self.symmetric)
         return compressed
 
     def check_shapes(self, shapes: Mapping[str, tuple[int, int]]) -> str | None:

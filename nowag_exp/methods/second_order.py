@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Literal
 
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -26,7 +26,7 @@ class SecondOrder(Method):
             tenfold until it is, with an entry in the ledger.
     """
 
-    needs: ClassVar[Needs] = Needs.HESSIAN  # type: ignore[misc]
+    needs = Needs.HESSIAN
 
     name: str
     propagate: Propagate

@@ -10,8 +10,9 @@ from nowag_exp.formats import CompressedWeight, SparseIntegerWeight, SparseWeigh
 from nowag_exp.ledger import Ledger
 from nowag_exp.methods.base import SiteStatistics, required
 from nowag_exp.methods.pruning import check_sparsity, describe_pattern, pattern_problem
-from nowag_exp.methods.rounding import GridSearch, check_grid, describe_grid, group_problem
+from nowag_exp.methods.rounding import check_grid, describe_grid, group_problem
 from nowag_exp.methods.second_order import SecondOrder
+from nowag_exp.ops.grids import Search
 from nowag_exp.ops.solver import Pruning, Rounding, solve
 from nowag_exp.patterns import parse_pattern
 from nowag_exp.settings import settings
@@ -39,7 +40,7 @@ class SparseGPT(SecondOrder):
     bits: int | None
     group_size: int | None
     symmetric: bool
-    search: GridSearch
+    search: Search
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,7 +58,7 @@ class SparseGPT(SecondOrder):
         if bits is not None:
             rounding = Rounding(bits, self.group_size, self.symmetric, self.search, static_groups=False)
         solutions = solve(
-            {linear: weight.float() for linear, weight in weights.items()},
+            weights,
             self.factor(weights, seen, None, ledger),
             dead=seen.dead,
             pruning=Pruning(self.sparsity, parse_pattern(self.pattern), self.block_size),
@@ -77,7 +78,7 @@ class SparseGPT(SecondOrder):
                 assert found.codes is not None
                 assert found.grid is not None
                 compressed[linear] = SparseIntegerWeight.of(
-                    found.codes, *found.grid, bits, self.symmetric, found.mask, self.pattern
+                    found.codes, found.grid, bits, self.symmetric, found.mask, self.pattern
                 )
         return compressed
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nowag_exp.errors import RequestError
 from nowag_exp.files import sha256_file
+from nowag_exp.formats.folder import skeleton
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
 TOKENIZER_PATTERNS = ("tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt")
@@ -105,20 +106,9 @@ class Checkpoint:
         Raises:
             RequestError: naming the first tensor that is missing or of another shape.
         """
-        import torch
-        from transformers import AutoConfig, AutoModelForCausalLM
-
-        try:
-            config = AutoConfig.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
-            with torch.device("meta"):
-                skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        except Exception as error:  # transformers checks nothing: what a wrong value raises depends on the value.
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise RequestError(
-                f"{self.folder}: config.json does not describe a model ({reason}); download it again"
-            ) from error
         found = self.shapes()
-        for name, parameter in skeleton.named_parameters():  # A tied lm_head is not among them, nor in the file.
+        described = skeleton(self.folder, "download it again")
+        for name, parameter in described.named_parameters():  # A tied lm_head is not among them, nor in the file.
             if found.get(name) != tuple(parameter.shape):
                 has = f"has shape {found[name]}" if name in found else "is missing"
                 raise RequestError(

@@ -8,10 +8,12 @@ the whole row one group. A weight becomes ``code = clamp(round(w / s) + z, 0, 2^
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
 Search = Literal["minmax", "mse"]
+
+FEWEST_BITS, MOST_BITS = 2, 8
 
 HIGHEST_SCALE = torch.finfo(torch.float16).max
 LOWEST_SCALE = torch.finfo(torch.float16).smallest_normal * torch.finfo(torch.float16).eps
@@ -33,7 +35,7 @@ class Grid(NamedTuple):
     """
 
     scales: Float[Tensor, "d_out groups"]
-    zeros: UInt8[Tensor, "d_out groups"]
+    zeros: Integer[Tensor, "d_out groups"]
 
 
 def fit_grid(
@@ -57,8 +59,8 @@ def fit_grid(
         ValueError: if ``bits`` is out of range, the group size does not divide the width, or no scale that fp16 can
             hold covers the weights.
     """
-    if not 2 <= bits <= 8:
-        raise ValueError(f"bits must be from 2 to 8, got {bits}")
+    if not FEWEST_BITS <= bits <= MOST_BITS:
+        raise ValueError(f"bits must be from {FEWEST_BITS} to {MOST_BITS}, got {bits}")
     groups = _grouped(weight.float(), group_size)
     if search == "minmax":
         return _fit_range(*_range(groups, symmetric), bits, symmetric)
@@ -76,7 +78,7 @@ def quantize(
     return codes.to(torch.uint8).reshape(weight.shape)
 
 
-def dequantize(codes: UInt8[Tensor, "d_out d_in"], grid: Grid, group_size: int | None) -> Float[Tensor, "d_out d_in"]:
+def dequantize(codes: Integer[Tensor, "d_out d_in"], grid: Grid, group_size: int | None) -> Float[Tensor, "d_out d_in"]:
     """Values of the codes, ``(code - z) · s`` in fp32: an exact difference and a single product, so that whoever stores
     codes and scales reproduces it bit for bit.
     """

@@ -80,14 +80,16 @@ def tidy(records: list[RunRecord]) -> pd.DataFrame:
 
 def _settings(records: list[RunRecord]) -> list[str | None]:
     """The settings of each record; where two rows would look alike, with all settings in which they differ."""
-    alike: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    found: dict[tuple[Any, ...], dict[str, set[str]]] = {}
     keys = [tuple(vars(record.labels).values()) for record in records]
     for key, record in zip(keys, records, strict=True):
-        alike.setdefault(key, []).append(record.identity["method"])
+        alike = found.setdefault(key, {})
+        for name, value in record.identity["method"].items():
+            alike.setdefault(name, set()).add(repr(value))
     texts = []
     for key, record in zip(keys, records, strict=True):
         own = record.identity["method"]
-        differing = [name for name in own if any(other.get(name) != own[name] for other in alike[key])]
+        differing = [name for name in own if len(found[key][name]) > 1]
         parts = [record.labels.settings, *(f"{name}={own[name]}" for name in differing)]
         texts.append(", ".join(filter(None, parts)) or None)
     return texts

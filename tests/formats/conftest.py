@@ -18,6 +18,7 @@ def packed_weight(kind: str, d_out: int, d_in: int, seed: int, bits: int = 4, gr
     import torch
 
     from nowag_exp.formats import CodebookWeight, IntegerWeight, SparseIntegerWeight, SparseWeight
+    from nowag_exp.ops.grids import Grid
 
     randoms = torch.Generator().manual_seed(seed)
     keep = (torch.rand(d_out, d_in // 4, 4, generator=randoms).argsort(-1).argsort(-1) < 2).reshape(d_out, d_in)
@@ -40,8 +41,8 @@ def packed_weight(kind: str, d_out: int, d_in: int, seed: int, bits: int = 4, gr
     if not symmetric:
         zeros = torch.randint(2**bits, scales.shape, generator=randoms)
     if kind == "sparse integer":
-        return SparseIntegerWeight.of(codes, scales, zeros, bits, symmetric, keep, "2:4")
-    return IntegerWeight.of(codes, scales, zeros, bits, symmetric)
+        return SparseIntegerWeight.of(codes, Grid(scales, zeros), bits, symmetric, keep, "2:4")
+    return IntegerWeight.of(codes, Grid(scales, zeros), bits, symmetric)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import nowag_exp.formats.export
 import nowag_exp.formats.folder
 from nowag_exp.cli import main
 from nowag_exp.formats import DenseWeight, IntegerWeight
+from nowag_exp.ops.grids import Grid
 from nowag_exp.quiet import quiet_libraries
 
 KINDS = (
@@ -66,7 +67,7 @@ def integers(bits: int, symmetric: bool, group: int | None, scales: Tensor | Non
         if scales is not None:
             drawn = scales[torch.randint(len(scales), drawn.shape, generator=randoms)]
         zeros = torch.randint(2**bits, drawn.shape, generator=randoms)
-        return IntegerWeight.of(codes, drawn.half().float(), zeros, bits, symmetric)
+        return IntegerWeight.of(codes, Grid(drawn.half().float(), zeros), bits, symmetric)
 
     return _make
 

@@ -21,6 +21,7 @@ from nowag_exp.formats import (
     half_dtype,
 )
 from nowag_exp.formats.positions import pack_positions, unpack_positions
+from nowag_exp.ops.grids import Grid
 
 
 def randoms(seed: int) -> torch.Generator:
@@ -50,7 +51,7 @@ def integer(symmetric: bool = False, group_size: int = 4, bits: int = 3) -> Inte
     codes = torch.randint(2**bits, (5, 8), generator=randoms(0)).to(torch.uint8)
     scales = torch.rand(5, 8 // group_size, generator=randoms(1)).half().float()
     zeros = torch.randint(2**bits, scales.shape, generator=randoms(2)).to(torch.uint8)
-    return IntegerWeight.of(codes, scales, zeros, bits, symmetric)
+    return IntegerWeight.of(codes, Grid(scales, zeros), bits, symmetric)
 
 
 def sparse_integer(pattern: str = "2:4", symmetric: bool = False) -> SparseIntegerWeight:
@@ -58,7 +59,7 @@ def sparse_integer(pattern: str = "2:4", symmetric: bool = False) -> SparseInteg
     scales = torch.rand(5, 2, generator=randoms(1)).half().float()
     zeros = torch.randint(16, (5, 2), generator=randoms(2)).to(torch.uint8)
     keep = n_of_m_mask(5, 2, 2, 4, 3)
-    return SparseIntegerWeight.of(codes, scales, zeros, 4, symmetric, keep, pattern)
+    return SparseIntegerWeight.of(codes, Grid(scales, zeros), 4, symmetric, keep, pattern)
 
 
 EXAMPLES: dict[str, CompressedWeight] = {
@@ -208,9 +209,8 @@ def test_a_codebook_of_2_bits_on_a_4096_wide_matrix_is_2_bits_and_a_little() -> 
 
 def test_an_integer_weight_worked_by_hand() -> None:
     # 3 bits, two groups of two columns: (7 - 1)·0.5, (0 - 1)·0.5, (4 - 4)·2, (5 - 4)·2.
-    held = IntegerWeight.of(
-        torch.tensor([[7, 0, 4, 5]], dtype=torch.uint8), torch.tensor([[0.5, 2.0]]), torch.tensor([[1, 4]]), 3, False
-    )
+    grid = Grid(torch.tensor([[0.5, 2.0]]), torch.tensor([[1, 4]]))
+    held = IntegerWeight.of(torch.tensor([[7, 0, 4, 5]], dtype=torch.uint8), grid, 3, False)
     assert held.decompress().tolist() == [[3.0, -0.5, 0.0, 2.0]]
     # 4 codes and 2 zeros of 3 bits in 2 bytes and 1 byte, 2 scales.
     assert held.bits == 8 * (2 + 1) + 2 * 16
@@ -220,7 +220,7 @@ def test_a_sparse_integer_weight_worked_by_hand() -> None:
     # 2:4 keeps the outer two; the removed ones are exactly 0 whatever their code was.
     keep = torch.tensor([[True, False, False, True]])
     codes = torch.tensor([[15, 9, 9, 0]], dtype=torch.uint8)
-    held = SparseIntegerWeight.of(codes, torch.tensor([[0.25]]), torch.tensor([[8]]), 4, True, keep, "2:4")
+    held = SparseIntegerWeight.of(codes, Grid(torch.tensor([[0.25]]), torch.tensor([[8]])), 4, True, keep, "2:4")
     assert held.decompress().tolist() == [[1.75, 0.0, 0.0, -2.0]]
     # A position number of 3 bits in a byte, two codes of 4 bits in a byte, one scale, no zeros.
     assert held.bits == 8 + 8 + 16
@@ -234,7 +234,7 @@ def test_integers_of_every_width_decompress_to_code_minus_zero_times_scale(bits:
     zeros = torch.full((5, 2), 2 ** (bits - 1))
     if not symmetric:
         zeros = torch.randint(2**bits, (5, 2), generator=randoms(2))
-    held = IntegerWeight.of(codes, scales, zeros, bits, symmetric)
+    held = IntegerWeight.of(codes, Grid(scales, zeros), bits, symmetric)
     for i in range(5):
         for j in range(8):
             expected = (float(codes[i, j]) - float(zeros[i, j // 4])) * float(scales[i, j // 4])
