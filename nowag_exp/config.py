@@ -145,9 +145,9 @@ def build_experiment(config: Mapping[str, Any]) -> Experiment:
         ConfigError: with every problem, each by its full key.
     """
     problems = [
-        f"{key}: unknown key; the config has: {', '.join(sorted(GROUPS))}, seed"
+        f"{key}: unknown key; the config has: {', '.join(sorted(GROUPS))}, seed, data_dir"
         for key in config
-        if key not in GROUPS and key != "seed"
+        if key not in GROUPS and key not in ("seed", "data_dir")
     ]
     parts: dict[str, Any] = {}
     for key, base in GROUPS.items():
