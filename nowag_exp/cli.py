@@ -250,10 +250,11 @@ def fetch_all(arguments: list[str]) -> int:
         # Wanda, because a calibration is only built for a method that uses one.
         selected = [f"{group}={name}" for group in holders]
         experiment = build_experiment(compose.compose([*selected, "method=wanda", *overrides]))
-        for group in holders:
-            part = getattr(experiment, group)
-            found = part.folder() if group == "model" else f"{len(part.documents())} documents"
-            print(f"{group} {name}: {found}")
+        if "model" in holders:
+            print(f"model {name}: {experiment.model.folder()}")
+        for key, text in experiment.texts.items():
+            if key.split(".")[0] in holders:
+                print(f"{key}: {len(text.documents())} documents")
     return 0
 
 

@@ -2,14 +2,22 @@
 
 import logging
 from contextlib import ExitStack
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 
 from nowag_exp.calibration import Calibration, CompressedLinear, compress, walk
 from nowag_exp.config import Experiment
 from nowag_exp.errors import ConfigError, NowagError, RequestError
-from nowag_exp.evaluation import Evaluation, Metric, perplexity, window_losses
+from nowag_exp.evaluation import (
+    Metric,
+    Perplexity,
+    fidelity_metrics,
+    last_states,
+    noise_floor,
+    score_windows,
+    window_metrics,
+)
 from nowag_exp.files import atomic_folder, locked
 from nowag_exp.formats.folder import FolderWriter
 from nowag_exp.ledger import Ledger
@@ -27,11 +35,9 @@ from nowag_exp.records.record import (
     save_record,
 )
 from nowag_exp.records.store import Store, content_key
+from nowag_exp.reference import DenseStates
 from nowag_exp.shelf import StatisticsShelf
 from nowag_exp.text import DrawnTokens, Tokenizer, load_tokenizer
-
-Group = Literal["calibration", "evaluation"]
-GROUPS: tuple[Group, ...] = get_args(Group)
 
 DEFAULT_THREADS = torch.get_num_threads()
 
@@ -55,26 +61,27 @@ class Workbench:
             self._architectures[key] = experiment.model.check()
         return self._architectures[key]
 
-    def tokens(self, experiment: Experiment, group: Group) -> DrawnTokens:
-        """Windows of the calibration or evaluation text in the model's tokens.
+    def tokens(self, experiment: Experiment, key: str) -> DrawnTokens:
+        """Windows of one of the experiment's texts, by its config key, in the model's tokens.
 
         Drawn once for equal identities, so a record's hash is of the tokens that were used.
 
         Raises:
             RequestError: if the text is too short, or is not what it was when the experiment was fingerprinted.
         """
-        text = getattr(experiment, group)
+        text = experiment.texts[key]
+        identity = experiment.text_identity(key)
         weights = experiment.model.weights_identity()
-        key = content_key({"model": weights, "text": experiment.identity[group]})
-        if key not in self._tokens:
+        drawn_from = content_key({"model": weights, "text": identity})
+        if drawn_from not in self._tokens:
             source = content_key(weights)
             if source not in self._tokenizers:
                 self._tokenizers[source] = load_tokenizer(experiment.model.folder())
             drawn = text.tokens(self._tokenizers[source])
-            if text.identity() != experiment.identity[group]:
-                raise RequestError(f"{group}: the text changed while it was read; run the same command again")
-            self._tokens[key] = drawn
-        return self._tokens[key]
+            if text.identity() != identity:
+                raise RequestError(f"{key}: the text changed while it was read; run the same command again")
+            self._tokens[drawn_from] = drawn
+        return self._tokens[drawn_from]
 
     def model(self, source: ModelSource, device: torch.device) -> CausalLM:
         """The model with its original weights; one is kept, and restored if an experiment changed it."""
@@ -105,15 +112,12 @@ def check(experiment: Experiment, bench: Workbench) -> None:
     with locked(record_path(experiment.paths.folder, experiment.fingerprint)):
         pass  # The results folder can be written.
     longest, vocabulary = architecture.get("max_position_embeddings"), architecture["vocab_size"]
-    for group in GROUPS:
-        text = getattr(experiment, group)
-        if text is None:
-            continue
+    for key, text in experiment.texts.items():
         if longest is not None and text.context_length > longest:
             raise ConfigError(
-                [f"{group}.context_length: {text.context_length} is more than the model's {longest} positions"]
+                [f"{key}.context_length: {text.context_length} is more than the model's {longest} positions"]
             )
-        highest = int(bench.tokens(experiment, group).ids.max())
+        highest = int(bench.tokens(experiment, key).ids.max())
         if highest >= vocabulary:
             raise RequestError(
                 f"model {experiment.model.label}: its tokenizer gives token {highest}, but config.json has "
@@ -146,8 +150,14 @@ def run(experiment: Experiment, bench: Workbench, reporter: Reporter) -> RunReco
         raise RequestError(
             "model: its files changed since the experiment was fingerprinted; run the same command again"
         )
+    dense_states = _dense_states(experiment, model, bench, meter, ledger, reporter)
     compression = _compress(experiment, model, bench, meter, ledger, reporter)
-    metric = _evaluate(experiment, model, bench, meter, ledger, reporter)
+    with meter.stage("evaluation"):
+        metrics = [
+            metric
+            for text in experiment.evaluation.perplexities
+            for metric in _measure_windows(experiment, text, model, dense_states.get(text.key), bench, ledger, reporter)
+        ]
     record = RunRecord(
         schema_version=SCHEMA_VERSION,
         fingerprint=experiment.fingerprint,
@@ -159,7 +169,7 @@ def run(experiment: Experiment, bench: Workbench, reporter: Reporter) -> RunReco
             calibration_token_hash=(bench.tokens(experiment, "calibration").sha256 if experiment.calibration else None),
         ),
         compression=compression,
-        metrics=[metric],
+        metrics=metrics,
         irregularities=ledger.entries,
         provenance=provenance(device),
         costs=meter.finish(),
@@ -233,35 +243,65 @@ def _finish_checkpoint(writer: FolderWriter, model: CausalLM, compression: Compr
         )
 
 
-def _evaluate(
+def _dense_states(
     experiment: Experiment, model: CausalLM, bench: Workbench, meter: CostMeter, ledger: Ledger, reporter: Reporter
-) -> Metric:
-    evaluation = experiment.evaluation
-    tokens = bench.tokens(experiment, "evaluation")
-    _note_overlap(tokens, "evaluation", ledger)
-    n_windows, context_length = tokens.ids.shape
-    with meter.stage("evaluation"), reporter.stage(f"{evaluation.protocol}: windows", n_windows) as tick:
-        losses = window_losses(model, tokens.ids, _batch_size(experiment, evaluation), tick)
-    value, standard_error = perplexity(losses)
-    return Metric(
-        name="perplexity",
-        protocol=evaluation.protocol,
-        value=value,
-        standard_error=standard_error,
-        token_hash=tokens.sha256,
-        n_windows=n_windows,
-        n_predicted=n_windows * (context_length - 1),
-        window_losses=losses.tolist(),
-    )
+) -> dict[str, DenseStates]:
+    """What the dense model gives on each perplexity's windows, while the model still is the dense one."""
+    if not experiment.evaluation.fidelity:
+        return {}
+    store, kept = Store(experiment.paths.folder / "store"), {}
+    with meter.stage("reference"):
+        for text in experiment.evaluation.perplexities:
+            tokens = bench.tokens(experiment, text.key)
+            kept[text.key] = DenseStates(store, experiment.model.identity(), tokens.sha256, ledger)
+            with reporter.stage(f"dense model, {text.protocol}: windows", len(tokens.ids)) as tick:
+                kept[text.key].prepare(model, tokens.ids, _batch_size(experiment, text), tick)
+    return kept
 
 
-def _note_overlap(tokens: DrawnTokens, group: Group, ledger: Ledger) -> None:
+def _measure_windows(
+    experiment: Experiment,
+    text: Perplexity,
+    model: CausalLM,
+    dense: DenseStates | None,
+    bench: Workbench,
+    ledger: Ledger,
+    reporter: Reporter,
+) -> list[Metric]:
+    """Perplexity on one text, and how far from the dense model the model is there."""
+    tokens, batch_size = bench.tokens(experiment, text.key), _batch_size(experiment, text)
+    _note_overlap(tokens, text.key, ledger)
+    with reporter.stage(f"{text.protocol}: windows", len(tokens.ids)) as tick:
+        if dense is not None and experiment.is_dense:
+            scores = score_windows(model, tokens.ids, dense.windows(model, tokens.ids), None, tick)
+        else:
+            states = last_states(model, tokens.ids, batch_size)
+            reference = None if dense is None else dense.windows(model, tokens.ids)
+            scores = score_windows(model, tokens.ids, states, reference, tick)
+    details = {
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "n_predicted": tokens.ids.numel() - len(tokens.ids),
+        "version": text.version,
+    }
+    metrics = window_metrics(text.protocol, tokens.sha256, scores, details)
+    n_floor = experiment.evaluation.noise_floor_windows
+    if dense is not None and experiment.is_dense and n_floor:
+        first = tokens.ids[:n_floor]
+        with reporter.stage(f"{text.protocol}: dense model in bfloat16 and float32", len(first)) as tick:
+            floor = noise_floor(model, first, batch_size, tick)
+        metrics += fidelity_metrics(
+            text.protocol, DrawnTokens(first, 0).sha256, floor, {"dtypes": "bfloat16 against float32"}, "noise_floor_"
+        )
+    return metrics
+
+
+def _note_overlap(tokens: DrawnTokens, key: str, ledger: Ledger) -> None:
     if tokens.n_overlapping:
         detail = f"of {len(tokens.ids)} windows, this many share text with another"
-        ledger.add("overlapping_windows", group, detail, tokens.n_overlapping)
+        ledger.add("overlapping_windows", key, detail, tokens.n_overlapping)
 
 
-def _batch_size(experiment: Experiment, text: Calibration | Evaluation) -> int:
+def _batch_size(experiment: Experiment, text: Calibration | Perplexity) -> int:
     return max(1, experiment.runtime.batch_tokens // text.context_length)
 
 

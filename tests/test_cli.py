@@ -281,5 +281,5 @@ def test_fetch_names_what_it_brought(cli) -> None:
     code, out, _ = cli("fetch", "tiny")
     assert code == 0
     assert Path(out.strip().removeprefix("model tiny: "), "model.safetensors").is_file()
-    code, out, _ = cli("fetch", "files", "calibration.path=cal.txt", "evaluation.path=*.txt", "paths.results=out")
+    code, out, _ = cli("fetch", "files", "calibration.path=cal.txt", "evaluation.files.path=*.txt", "paths.results=out")
     assert (code, out) == (0, "calibration files: 1 documents\nevaluation files: 2 documents\n")

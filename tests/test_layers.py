@@ -17,7 +17,7 @@ LAYERS = [
     {"formats", "hub", "wheels"},
     {"methods", "models", "text"},
     {"calibration", "evaluation", "records"},
-    {"config", "compose", "shelf"},
+    {"config", "compose", "reference", "shelf"},
     {"experiment"},
     {"runner", "sweep"},
     {"cli"},

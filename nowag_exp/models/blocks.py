@@ -1,5 +1,6 @@
 """A loaded Llama as blocks: embed, run one block at a time, and name the linears by the activation they read."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -152,6 +153,11 @@ class CausalLM:
         self, index: int, hidden: Float[Tensor, "batch context hidden"]
     ) -> Float[Tensor, "batch context hidden"]:
         """Output of one block on whole windows that start at position 0, with causal attention."""
+        return self._run(self.blocks[index], hidden)
+
+    def _run(
+        self, block: nn.Module, hidden: Float[Tensor, "batch context hidden"]
+    ) -> Float[Tensor, "batch context hidden"]:
         from transformers.masking_utils import create_causal_mask
 
         body = self.module.model
@@ -159,7 +165,7 @@ class CausalLM:
         mask = create_causal_mask(
             config=body.config, inputs_embeds=hidden, attention_mask=None, past_key_values=None, position_ids=positions
         )
-        return self.blocks[index](
+        return block(
             hidden,
             attention_mask=mask,
             position_ids=positions,
@@ -170,9 +176,18 @@ class CausalLM:
         """Input of the language-model head: all blocks and the final norm."""
         return self.module.model(ids.to(self.device), use_cache=False).last_hidden_state
 
+    def last_hidden_in(
+        self, dtype: torch.dtype, ids: Int64[Tensor, "batch context"]
+    ) -> Float[Tensor, "batch context hidden"]:
+        """As :meth:`last_hidden` in another precision of weights and activations; casts a copy of a block at a time."""
+        hidden = self.embed(ids).to(dtype)
+        for block in self.blocks:
+            hidden = self._run(copy.deepcopy(block).to(dtype), hidden)
+        return copy.deepcopy(self.module.model.norm).to(dtype)(hidden)
+
     def logits(self, hidden: Float[Tensor, "*rows hidden"]) -> Float[Tensor, "*rows vocabulary"]:
-        """The language-model head."""
-        return self.module.lm_head(hidden)
+        """The language-model head, in the precision of ``hidden``."""
+        return nn.functional.linear(hidden, self.module.lm_head.weight.to(hidden.dtype))
 
     def other_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter that no site names: embeddings, norms and the head; a tied one once."""

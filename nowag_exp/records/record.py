@@ -13,7 +13,7 @@ from nowag_exp.evaluation import Metric
 from nowag_exp.files import atomic_write
 from nowag_exp.ledger import Irregularity
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import glob
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -18,8 +18,10 @@ from nowag_exp.text.readers import read_documents, suffix
 class TextSource(ABC):
     """An ordered list of documents with a name that fixes its content."""
 
-    group: ClassVar[str]
-    """Config group, for messages."""
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """Where it stands in the config, for messages."""
 
     @abstractmethod
     def documents(self) -> Sequence[str]:
@@ -90,7 +92,7 @@ class LocalText(TextSource):
         files = [path for path in found if path.is_file()]
         if not files:
             raise RequestError(
-                f"{self.group}.path={self.path}: no such file; give a .txt, .jsonl or .parquet file, or a glob of them"
+                f"{self.key}.path={self.path}: no such file; give a .txt, .jsonl or .parquet file, or a glob of them"
             )
         return files
 

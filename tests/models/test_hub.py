@@ -66,7 +66,7 @@ def test_an_experiment_runs_from_the_hub_layout(hub: Path, hub_model: Path) -> N
                 "calibration.revision=main",
                 "calibration.n_sequences=3",
                 "evaluation=wikitext2",
-                "evaluation.revision=main",
+                "evaluation.wikitext2.revision=main",
                 "method=wanda",
             ]
         )
@@ -80,9 +80,9 @@ def test_an_experiment_runs_from_the_hub_layout(hub: Path, hub_model: Path) -> N
     assert record.metrics[0].protocol == "wikitext2@64"
     # Joined by blank lines, BOS once: the tokens are those bytes, cut into windows.
     text = "\n\n".join(rows).encode()
-    assert record.metrics[0].n_windows == (len(text) + 1) // 64
-    assert bench.tokens(experiment, "evaluation").ids[0, 0] == 256  # the byte tokenizer's BOS
-    assert bench.tokens(experiment, "evaluation").ids[1, 0] != 256
+    assert record.metrics[0].n == (len(text) + 1) // 64
+    assert bench.tokens(experiment, "evaluation.wikitext2").ids[0, 0] == 256  # the byte tokenizer's BOS
+    assert bench.tokens(experiment, "evaluation.wikitext2").ids[1, 0] != 256
 
 
 def test_a_branch_is_resolved_to_its_commit_and_a_commit_asks_nobody(hub: Path, hub_model: Path) -> None:

@@ -56,7 +56,7 @@ def record(fingerprint: str, method: str, value: float, model: str = "llama", to
             n_bytes=600 if dense else 310,
             linears=[CompressedLinear("x.q_proj", (10, 10), 50, "sparse", 875, 0.25)],
         ),
-        metrics=[Metric("perplexity", "wiki_sample@512", value, 0.25, token_hash, 2, 1022, [1.0, 2.0])],
+        metrics=[Metric("perplexity", "wiki_sample@512", value, 0.25, token_hash, 2, [1.0, 2.0], {})],
         irregularities=[],
         provenance={"nowag_exp": "0"},
         costs=Costs("2026-01-01", "2026-01-02", {"load": StageCost(0.1, None, None)}),
@@ -76,12 +76,12 @@ def test_a_record_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
 def test_a_record_of_another_schema_version_is_refused(tmp_path: Path) -> None:
     path = save_record(tmp_path, replace(RECORDS[0], schema_version=99))
     with pytest.raises(
-        RequestError, match=r"a1\.json: has schema version 99, this program reads 2; move the file away"
+        RequestError, match=r"a1\.json: has schema version 99, this program reads 3; move the file away"
     ):
         load_record(path)
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"schema_version": 2}'])
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"schema_version": 3}'])
 def test_a_damaged_record_is_named(tmp_path: Path, damage: str) -> None:
     (tmp_path / "x.json").write_text(damage)
     with pytest.raises(RequestError, match=r"x\.json: (is damaged|has schema version None)"):

@@ -8,7 +8,7 @@ from nowag_exp.text.sources import Chained
 
 
 class Text(LocalText):
-    group = "calibration"
+    key = "calibration"
 
 
 def text(path: Path | str) -> Text:
