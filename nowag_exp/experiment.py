@@ -170,6 +170,7 @@ def run(experiment: Experiment, bench: Workbench, reporter: Reporter) -> RunReco
         ),
         compression=compression,
         metrics=metrics,
+        items_sha256=None,
         irregularities=ledger.entries,
         provenance=provenance(device),
         costs=meter.finish(),

@@ -90,11 +90,12 @@ HEAVY = (
     "datasets",
     "lm_eval",
     "wandb",
+    "scipy",
 )
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], *([verb, "--help"] for verb in ("run", "sweep", "table", "fetch", "export"))]
+    "arguments", [["--help"], *([verb, "--help"] for verb in ("run", "sweep", "table", "compare", "fetch", "export"))]
 )
 def test_help_imports_nothing_heavy_and_lists_every_group(arguments: list[str]) -> None:
     code = (

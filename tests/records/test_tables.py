@@ -57,6 +57,7 @@ def record(fingerprint: str, method: str, value: float, model: str = "llama", to
             linears=[CompressedLinear("x.q_proj", (10, 10), 50, "sparse", 875, 0.25)],
         ),
         metrics=[Metric("perplexity", "wiki_sample@512", value, 0.25, token_hash, 2, [1.0, 2.0], {})],
+        items_sha256=None,
         irregularities=[],
         provenance={"nowag_exp": "0"},
         costs=Costs("2026-01-01", "2026-01-02", {"load": StageCost(0.1, None, None)}),
