@@ -253,11 +253,9 @@ def track(overrides: list[str]) -> int:
         raise RequestError(f"{results}: holds no records, so nothing was sent; set paths.results=DIR")
     counts = {"sent": 0, "sent before": 0, "failed": 0}
     for record in records:
-        if is_sent(tracker, record, results):
-            outcome, failure = "sent before", None
-        else:
-            failure = send_logged(tracker, record.fingerprint, results)
-            outcome = "failed" if failure else "sent"
+        before = is_sent(tracker, record, results)
+        failure = send_logged(tracker, record.fingerprint, results)
+        outcome = "failed" if failure else "sent before" if before else "sent"
         counts[outcome] += 1
         print(f"{record.fingerprint} {title(record)}: {outcome}{f', {failure}' if failure else ''}")
     print(f"{tracker.name}: " + ", ".join(f"{n} {outcome}" for outcome, n in counts.items()))

@@ -37,7 +37,7 @@ class Outcome:
 def run_all(
     experiments: list[Experiment], bench: Workbench, reporter: Reporter, group: str | None = None
 ) -> list[Outcome]:
-    """Run experiments by model, each model in the order given; a tracker files them under ``group``, if there is one."""
+    """Run experiments grouped by model, each model in the order given; ``group`` is for the tracker."""
     order = {experiment.model: None for experiment in experiments}
     grouped = [experiment for model in order for experiment in experiments if experiment.model == model]
     outcomes = []

@@ -80,7 +80,7 @@ def send_saved(tracker: Tracker, record: RunRecord, results: Path, group: str | 
     ]
     if failure:
         # The reason may name paths and hosts, so it stays in the log.
-        detail = f"not sent, the log says why; nowag-exp track tracking={tracker.name} sends it"
+        detail = "not sent, the log says why; nowag-exp track sends it"
         entries.append(Irregularity("tracking_failed", tracker.name, detail, 1))
     if entries != record.irregularities:
         record = replace(record, irregularities=entries)
