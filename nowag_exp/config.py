@@ -18,8 +18,8 @@ from nowag_exp.layout import among
 from nowag_exp.methods import Dense, Method, Needs
 from nowag_exp.models import ModelSource
 from nowag_exp.records.store import content_key
-from nowag_exp.records.tracking import NoTracking
 from nowag_exp.settings import settings
+from nowag_exp.tracking import Tracker
 
 PACKAGE = "nowag_exp."
 MISSING = "???"
@@ -65,7 +65,7 @@ class Paths:
 
     Attributes:
         results: records in ``runs/``, stages in ``store/``, compressed models in ``checkpoints/``, logs in ``logs/``,
-            tables in ``tables/`` below it.
+            tables in ``tables/`` below it; with tracking also ``tracked/`` and ``wandb/`` or ``tensorboard/``.
     """
 
     results: str
@@ -109,7 +109,7 @@ class Experiment:
     calibration: Calibration | None
     method: Method
     evaluation: Evaluation
-    tracking: NoTracking
+    tracking: Tracker
     runtime: Runtime
     checkpoint: CheckpointOptions
     paths: Paths
@@ -166,7 +166,7 @@ PARTS: dict[str, type] = {
     "model": ModelSource,
     "calibration": Calibration,
     "method": Method,
-    "tracking": NoTracking,
+    "tracking": Tracker,
     "runtime": Runtime,
     "checkpoint": CheckpointOptions,
     "paths": Paths,

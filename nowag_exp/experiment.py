@@ -100,6 +100,7 @@ def check(experiment: Experiment, bench: Workbench) -> None:
         RequestError: on the first thing that is.
     """
     choose_device(experiment)
+    experiment.tracking.check()
     architecture = bench.architecture(experiment)
     if problem := experiment.method.check_shapes(linear_shapes(architecture)):
         raise ConfigError([f"method.{problem}"])
