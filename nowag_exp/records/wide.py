@@ -152,6 +152,8 @@ def _section(model: str, rows: list[Row], form: Format) -> str:
         cells = _cells(rows, settings, [column for column in shown if column.suite == suite], form)
         blocks.append(_block(" ".join(filter(None, [model, suite])), cells, form))
     notes += _noise_floor(rows, columns)
+    if any("†" in block for block in blocks):
+        notes.append("†: measured on other tokens than most of its column")
     if form == "tex":
         return "\n".join(blocks)
     return "\n".join([*blocks, *(f"{note}{'  ' if form == 'md' else ''}" for note in notes)]) + "\n" * bool(notes)
@@ -160,7 +162,7 @@ def _section(model: str, rows: list[Row], form: Format) -> str:
 def _order(column: Column) -> tuple[Any, ...]:
     rank = METRICS.index(column.metric) if column.metric in METRICS else len(METRICS)
     is_summary = not column.task or column.task == MEAN
-    return column.suite, is_summary, column.protocol, rank, column.token_hash or ""
+    return column.suite, is_summary, "" if is_summary else column.task, rank, column.protocol, column.token_hash or ""
 
 
 def _shared(rows: list[Row]) -> tuple[set[str], list[str]]:
