@@ -100,4 +100,7 @@ def logging_to(path: Path) -> Iterator[None]:
 def _result(outcome: Outcome) -> str:
     if outcome.record is None:
         return f"FAILED, {outcome.failure}"
-    return ", ".join(f"{metric.name} {metric.value:.3f} on {metric.protocol}" for metric in outcome.record.metrics)
+    shown = [
+        metric for metric in outcome.record.metrics if metric.name == "perplexity" or metric.protocol.endswith("/mean")
+    ]
+    return ", ".join(f"{metric.name} {metric.value:.3f} on {metric.protocol}" for metric in shown)

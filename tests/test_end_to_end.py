@@ -393,3 +393,45 @@ def test_the_stored_perplexities_of_the_tiny_model(make) -> None:
     for name, value in stored.items():
         record = run_one(make(*name.split()))
         assert record.metrics[0].value == pytest.approx(value, rel=8e-4 if "gpt" in name else 2e-5), name
+
+
+def test_the_dense_model_is_run_once_for_all_that_are_held_against_it(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[bool] = []
+    forward = CausalLM.last_hidden
+
+    def counted(model: CausalLM, ids: torch.Tensor) -> torch.Tensor:
+        passes.append(not model._changed)
+        return forward(model, ids)
+
+    monkeypatch.setattr(CausalLM, "last_hidden", counted)
+    records = [run_one(make(f"method={method}")) for method in ("magnitude", "dense", "nowag_p")]
+    assert passes == [True, False, False]  # The dense experiment itself needs no pass of its own.
+    by_name = [{metric.name: metric for metric in record.metrics} for record in records]
+    assert by_name[0].keys() == by_name[2].keys() == {"perplexity", "kl", "top1_agreement"}
+    assert by_name[1].keys() == {"perplexity", "noise_floor_kl", "noise_floor_top1_agreement"}
+    for found in (by_name[0], by_name[2]):
+        assert found["kl"].value > by_name[1]["noise_floor_kl"].value > 0
+        assert 0 < found["top1_agreement"].value < 1
+
+
+def test_without_fidelity_the_dense_model_is_not_run(make) -> None:
+    record = run_one(make("evaluation.fidelity=false"))
+    assert [metric.name for metric in record.metrics] == ["perplexity"]
+    assert not Path("results/store/dense_states").exists()
+    assert record.metrics[0].value == run_one(make()).metrics[0].value
+
+
+def test_the_noise_floor_concerns_the_dense_experiment_alone(make) -> None:
+    assert make("evaluation.noise_floor_windows=0").fingerprint == make().fingerprint
+    assert make("method=dense", "evaluation.noise_floor_windows=0").fingerprint != make("method=dense").fingerprint
+
+
+def test_damaged_dense_states_are_made_again_and_noted(make) -> None:
+    first = run_one(make("method=magnitude"))
+    (path,) = Path("results/store/dense_states").glob("*.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    again = run_one(make("method=magnitude"))
+    assert [entry.kind for entry in again.irregularities] == ["corrupted_store_entry"]
+    assert again.metrics == first.metrics

@@ -27,10 +27,9 @@ HEADINGS = {
     "n_sequences": "sequences",
     "context_length": "context",
     "kl": "KL",
-    "top1_agreement": "top-1 %",
-    "acc": "%",
-    "acc_norm": "norm %",
-    "flips": "flips %",
+    "top1_agreement": "top-1",
+    "acc": "",
+    "acc_norm": "norm",
 }
 METRICS = ("perplexity", "kl", "top1_agreement", "acc", "acc_norm", "flips")
 PERCENT = {"top1_agreement", "acc", "acc_norm", "flips"}
@@ -184,7 +183,10 @@ def _noise_floor(rows: list[Row], columns: list[Column]) -> list[str]:
             for column, measured in row.measured.items()
             if column.protocol == protocol and column.metric.startswith(NOISE_FLOOR)
         }
-        parts = [f"{HEADINGS[name]} {_number(name, measured.value)}" for name, measured in floor.items()]
+        parts = [
+            f"{HEADINGS[name]} {_number(name, measured.value)}{' %' * (name in PERCENT)}"
+            for name, measured in floor.items()
+        ]
         n = next(iter(floor.values())).metrics[0].n
         lines.append(
             f"noise floor of {protocol}, the dense model in bfloat16 against float32: {', '.join(parts)} ({n} windows)"
@@ -220,8 +222,10 @@ def _cells(rows: list[Row], settings: list[str], columns: list[Column], form: Fo
 def _heading(column: Column, several: Counter[tuple[str, str]]) -> str:
     """``KL wiki_sample@512``, with the token hash where that was measured on more than one kind of tokens."""
     name = HEADINGS.get(column.metric, column.metric)
-    text = f"{column.task} {name}" if column.task else name if column.suite else f"{name} {column.protocol}"
-    return text + (f" #{(column.token_hash or '')[:8]}" if several[column.metric, column.protocol] > 1 else "")
+    parts = [column.task, name] if column.suite else [name, column.protocol]
+    several_hashes = several[column.metric, column.protocol] > 1
+    parts += [f"#{(column.token_hash or '')[:8]}"] if several_hashes else []
+    return " ".join(filter(None, parts)) + (" %" if column.metric in PERCENT else "")
 
 
 def _winners(rows: list[Row], column: Column) -> list[Row]:
@@ -267,7 +271,7 @@ def _value(measured: Measured) -> str:
 def _number(metric: str, value: float) -> str:
     if metric in PERCENT:
         return f"{100 * value:.1f}"
-    return f"{value:.4f}" if metric == "kl" and value < 0.1 else f"{value:.3f}" if metric == "kl" else f"{value:.2f}"
+    return f"{value:.3g}" if metric == "kl" else f"{value:.2f}"
 
 
 def _setting(name: str, value: Any) -> str:
