@@ -54,8 +54,9 @@ class LoadedLM(HFLM):
         for (context, continuation), context_ids, continuation_ids in requests:
             if not context_ids or not 0 < len(continuation_ids) <= self.max_length:
                 raise NowagError(
-                    f"zero-shot evaluation: {continuation!r} after {context[-40:]!r} is {len(continuation_ids)} tokens "
-                    f"after {len(context_ids)}; there must be 1 to {self.max_length} after at least 1"
+                    f"zero-shot evaluation: {continuation[:40]!r} after {context[-40:]!r} is "
+                    f"{len(continuation_ids)} tokens after {len(context_ids)}; there must be 1 to {self.max_length} "
+                    "after at least 1"
                 )
             # The last token is predicted, not read, so one more than the model's positions has room.
             room = self.max_length + 1 - len(continuation_ids)

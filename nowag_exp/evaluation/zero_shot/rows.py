@@ -62,7 +62,7 @@ def read_rows(files: Sequence[Path], columns: Sequence[str]) -> Any:
     for path in files:
         try:
             table = _read(path)
-        except (OSError, ValueError, TypeError) as error:  # pyarrow's and json's errors are ValueErrors.
+        except (OSError, ValueError, TypeError, AttributeError) as error:  # pyarrow's and json's are ValueErrors.
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise RequestError(f"{path}: cannot be read ({reason}); download it again") from error
         _check_columns(table.column_names, columns, str(path))

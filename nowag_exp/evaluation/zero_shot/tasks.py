@@ -99,7 +99,7 @@ def build_task(
         where: where the rows come from, for messages.
 
     Raises:
-        RequestError: naming the first item that cannot be rendered, or has no right answer among its choices; or if
+        RequestError: if an item cannot be rendered, or has no right answer among its choices; or if
             there are too few examples to draw from.
     """
     from lm_eval.api.task import ConfigurableTask
@@ -108,17 +108,17 @@ def build_task(
     splits = {split: rows(split) for split in (scored, drawn_from) if split is not None}
     changes: dict[str, Any] = {key: None for key in SPLITS if config.get(key) not in splits}
     changes |= {"num_fewshot": n_fewshot, "custom_dataset": lambda **_: splits}
-    number = 1
+    row = "a row"
     with quiet_harness():
         try:
-            task = ConfigurableTask(config={**config, **changes})  # It renders the first row.
-            for item in islice(task.eval_docs, limit):
+            task = ConfigurableTask(config={**config, **changes})
+            for number, item in enumerate(islice(task.eval_docs, limit), start=1):
+                row = f"row {number}"
                 right_answer(task, item)
-                number += 1
         except MALFORMED as error:
             reason = next(iter(str(error).splitlines()), "") or type(error).__name__
             raise RequestError(
-                f"{where}: row {number} of '{scored}' does not fit task {config['task']} ({reason}); "
+                f"{where}: {row} of '{scored}' does not fit task {config['task']} ({reason}); "
                 "give the data set's own files"
             ) from error
     if drawn_from is not None and len(splits[drawn_from]) <= n_fewshot:

@@ -1,23 +1,23 @@
-"""Fabricated rows in the schema and file layout of each data set."""
+"""Fabricated rows in the schema and file layout of each data set, and slow, obvious references."""
 
+import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
-import pyarrow
 import pytest
-import yaml
-from pyarrow import ipc, parquet
 
-from nowag_exp.compose import compose
-from nowag_exp.config import build
-from nowag_exp.evaluation.zero_shot import ZeroShot
-from nowag_exp.layout import folder
-from nowag_exp.models import ModelSource
+# Nothing of ours, nor what would import it, at the top: see the conftest.py of all tests.
+if TYPE_CHECKING:
+    import torch
+
+    from nowag_exp.evaluation.zero_shot import ZeroShot
+    from nowag_exp.models import CausalLM
 
 Row = dict[str, Any]
+Suite = Callable[..., "ZeroShot"]
+Pairs = Sequence[tuple[list[int], list[int]]]
 
 
 def arc(question: str, texts: list[str], labels: str, answer: str) -> Row:
@@ -32,7 +32,12 @@ def arc(question: str, texts: list[str], labels: str, answer: str) -> Row:
 ROWS: dict[str, dict[str, list[Row]]] = {
     "winogrande": {
         "validation": [
-            {"sentence": "The cup did not fit the box because the _ was big.", "option1": "cup", "option2": "box", "answer": "1"},
+            {
+                "sentence": "The cup did not fit the box because the _ was big.",
+                "option1": "cup",
+                "option2": "box",
+                "answer": "1",
+            },
             {"sentence": "Ann thanked Eve since _ had helped.", "option1": "Ann", "option2": "Eve", "answer": "2"},
             {"sentence": "The dog chased the cat until the _ hid.", "option1": "dog", "option2": "cat", "answer": "2"},
         ],
@@ -122,63 +127,83 @@ ROWS: dict[str, dict[str, list[Row]]] = {
 """Rows of each split; only those splits are there that are needed without examples, and one to draw examples from."""
 
 
-def write_parquet(path: Path, rows: list[Row]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+@pytest.fixture
+def rows() -> dict[str, dict[str, list[Row]]]:
+    """A copy of the rows, by task and split."""
+    return copy.deepcopy(ROWS)
 
 
-def write_lines(path: Path, rows: list[Row]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+def write_rows(path: Path, rows: list[Row]) -> None:
+    """Write a file of the kind that its suffix says."""
+    import pyarrow
+    from pyarrow import ipc, parquet
 
-
-def write_arrow(path: Path, rows: list[Row]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pyarrow.Table.from_pylist(rows)
-    with ipc.new_stream(path, table.schema) as stream:
-        stream.write_table(table)
+    match path.suffix:
+        case ".parquet":
+            parquet.write_table(table, path)
+        case ".arrow":
+            with ipc.new_stream(path, table.schema) as stream:
+                stream.write_table(table)
+        case ".jsonl":
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        case ".json":
+            path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+
+
+@pytest.fixture
+def write() -> Callable[[Path, list[Row]], None]:
+    """Writes a file of rows."""
+    return write_rows
 
 
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
     """Local copies as ``hf download --local-dir`` leaves them: each data set in its own layout, in several formats."""
     top = tmp_path / "data"
-    write_parquet(
-        top / "allenai/winogrande/winogrande_xl/validation-00000-of-00001.parquet", ROWS["winogrande"]["validation"]
-    )
-    write_lines(top / "baber/piqa/validation.jsonl", ROWS["piqa"]["validation"])
-    # As the hub's own files: the labels have names.
-    rte = datasets.Dataset.from_list(ROWS["rte"]["validation"])
-    rte = rte.cast_column("label", datasets.ClassLabel(names=["entailment", "not_entailment"]))
-    target = top / "nyu-mll/glue/rte/validation-00000-of-00001.parquet"
-    target.parent.mkdir(parents=True)
-    parquet.write_table(rte.data.table, target)
-    easy = top / "allenai/ai2_arc/ARC-Easy"
-    write_parquet(easy / "train-00000-of-00001.parquet", ROWS["arc_easy"]["train"])
-    write_parquet(easy / "test-00000-of-00002.parquet", ROWS["arc_easy"]["test"][:2])
-    write_parquet(easy / "test-00001-of-00002.parquet", ROWS["arc_easy"]["test"][2:])
-    write_parquet(
-        top / "allenai/ai2_arc/ARC-Challenge/test-00000-of-00001.parquet", ROWS["arc_challenge"]["test"]
-    )
-    boolq = top / "aps/super_glue/boolq/validation.json"
-    boolq.parent.mkdir(parents=True)
-    boolq.write_text(json.dumps(ROWS["boolq"]["validation"], indent=1), encoding="utf-8")
-    write_parquet(top / "Rowan/hellaswag/data/validation-00000-of-00001.parquet", ROWS["hellaswag"]["validation"])
-    write_arrow(top / "allenai/openbookqa/main/test/data-00000-of-00001.arrow", ROWS["openbookqa"]["test"])
+    one, easy = "00000-of-00001", top / "allenai/ai2_arc/ARC-Easy"
+    for path, rows in {
+        top / f"allenai/winogrande/winogrande_xl/validation-{one}.parquet": ROWS["winogrande"]["validation"],
+        top / "baber/piqa/validation.jsonl": ROWS["piqa"]["validation"],
+        easy / f"train-{one}.parquet": ROWS["arc_easy"]["train"],
+        easy / "test-00000-of-00002.parquet": ROWS["arc_easy"]["test"][:2],
+        easy / "test-00001-of-00002.parquet": ROWS["arc_easy"]["test"][2:],
+        top / f"allenai/ai2_arc/ARC-Challenge/test-{one}.parquet": ROWS["arc_challenge"]["test"],
+        top / "aps/super_glue/boolq/validation.json": ROWS["boolq"]["validation"],
+        top / f"Rowan/hellaswag/data/validation-{one}.parquet": ROWS["hellaswag"]["validation"],
+        top / f"allenai/openbookqa/main/test/data-{one}.arrow": ROWS["openbookqa"]["test"],
+    }.items():
+        write_rows(path, rows)
+    _write_with_named_labels(top / f"nyu-mll/glue/rte/validation-{one}.parquet", ROWS["rte"]["validation"])
     return top
 
 
-Suite = Callable[..., ZeroShot]
+def _write_with_named_labels(path: Path, rows: list[Row]) -> None:
+    """As the hub's own files: the schema says which label each number is."""
+    from datasets import ClassLabel, Dataset, Features, Value
+    from pyarrow import parquet
+
+    features = Features({name: Value("string") for name in ("sentence1", "sentence2")})
+    features |= {"label": ClassLabel(names=["entailment", "not_entailment"]), "idx": Value("int32")}
+    path.parent.mkdir(parents=True)
+    parquet.write_table(Dataset.from_list(rows, features=Features(features)).data.table, path)
 
 
-def settings_of(option: str) -> dict[str, Any]:
+def settings_of(option: str) -> Row:
     """What a file of conf/evaluation says."""
+    import yaml
+
+    from nowag_exp.layout import folder
+
     return yaml.safe_load((folder("conf") / "evaluation" / f"{option}.yaml").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
 def suite(data_dir: Path) -> Suite:
-    """Builds ``full_zero_shot`` on the fabricated rows, with changes."""
+    """Builds ``full_zero_shot``, or another option, on the fabricated rows, with changes."""
+    from nowag_exp.config import build
+    from nowag_exp.evaluation.zero_shot import ZeroShot
 
     def make(option: str = "full_zero_shot", **changes: Any) -> ZeroShot:
         node = {**settings_of(option), "data_dir": str(data_dir), **changes}
@@ -188,6 +213,45 @@ def suite(data_dir: Path) -> Suite:
 
 
 @pytest.fixture
-def tokenizer_folder(workplace: Path) -> Path:
+def tokenizer_folder(model: "CausalLM") -> Path:
     """Where the tiny model's tokenizer is."""
-    return build(compose(["model=tiny"])["model"], "model", ModelSource).folder()
+    return model.checkpoint.folder
+
+
+@pytest.fixture
+def plain_answers() -> Callable[["CausalLM", Pairs], list[tuple[float, bool]]]:
+    """Log-likelihoods and greediness from one text at a time and all of its logits, in fp64."""
+
+    def answers(model: "CausalLM", pairs: Pairs) -> list[tuple[float, bool]]:
+        import torch
+
+        module = copy.deepcopy(model.module).double()
+        found = []
+        for context, continuation in pairs:
+            with torch.no_grad():
+                logits = module(torch.tensor([context + continuation])).logits[0, len(context) - 1 : -1]
+            chosen = torch.log_softmax(logits, dim=1)[range(len(continuation)), continuation]
+            found.append((float(chosen.sum()), logits.argmax(dim=1).tolist() == continuation))
+        return found
+
+    return answers
+
+
+class Forwards:
+    """The shape of each forward pass."""
+
+    def __init__(self, model: "CausalLM", monkeypatch: pytest.MonkeyPatch) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+        plain = model.last_hidden
+
+        def counted(ids: "torch.Tensor", *others: "torch.Tensor | None") -> "torch.Tensor":
+            self.shapes.append(tuple(ids.shape))
+            return plain(ids, *others)
+
+        monkeypatch.setattr(model, "last_hidden", counted)
+
+
+@pytest.fixture
+def forwards(model: "CausalLM", monkeypatch: pytest.MonkeyPatch) -> Forwards:
+    """Counts the model's forward passes."""
+    return Forwards(model, monkeypatch)
