@@ -312,6 +312,9 @@ def fetch_all(arguments: list[str]) -> int:
         for key, text in experiment.texts.items():
             if key.split(".")[0] in holders:
                 print(f"{key}: {len(text.documents())} documents")
+        for suite in experiment.evaluation.zero_shot:
+            if "evaluation" in holders:
+                print(f"{suite.key}: {suite.n_items()} items")
     return 0
 
 

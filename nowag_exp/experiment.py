@@ -1,9 +1,11 @@
 """One experiment, read from top to bottom, and the workbench that lets experiments share what is the same."""
 
 import logging
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import pandas as pd
 import torch
 
 from nowag_exp.calibration import Calibration, CompressedLinear, compress, walk
@@ -12,17 +14,20 @@ from nowag_exp.errors import ConfigError, NowagError, RequestError
 from nowag_exp.evaluation import (
     Metric,
     Perplexity,
+    ZeroShot,
     fidelity_metrics,
     last_states,
     noise_floor,
     score_windows,
     window_metrics,
 )
+from nowag_exp.evaluation.zero_shot import SuiteOutcome, score, with_flips
 from nowag_exp.files import atomic_folder, locked
 from nowag_exp.formats.folder import FolderWriter
 from nowag_exp.ledger import Ledger
 from nowag_exp.models import CausalLM, ModelSource, linear_shapes
 from nowag_exp.progress import Reporter
+from nowag_exp.records.items import items_path, save_items
 from nowag_exp.records.provenance import PACKAGE, CostMeter, git_state, provenance
 from nowag_exp.records.record import (
     SCHEMA_VERSION,
@@ -35,7 +40,7 @@ from nowag_exp.records.record import (
     save_record,
 )
 from nowag_exp.records.store import Store, content_key
-from nowag_exp.reference import DenseStates
+from nowag_exp.reference import DenseOutcomes, DenseStates
 from nowag_exp.shelf import StatisticsShelf
 from nowag_exp.text import DrawnTokens, Tokenizer, load_tokenizer
 
@@ -61,6 +66,13 @@ class Workbench:
             self._architectures[key] = experiment.model.check()
         return self._architectures[key]
 
+    def tokenizer(self, model: ModelSource) -> Tokenizer:
+        """The model's tokenizer."""
+        key = content_key(model.weights_identity())
+        if key not in self._tokenizers:
+            self._tokenizers[key] = load_tokenizer(model.folder())
+        return self._tokenizers[key]
+
     def tokens(self, experiment: Experiment, key: str) -> DrawnTokens:
         """Windows of one of the experiment's texts, by its config key, in the model's tokens.
 
@@ -74,10 +86,7 @@ class Workbench:
         weights = experiment.model.weights_identity()
         drawn_from = content_key({"model": weights, "text": identity})
         if drawn_from not in self._tokens:
-            source = content_key(weights)
-            if source not in self._tokenizers:
-                self._tokenizers[source] = load_tokenizer(experiment.model.folder())
-            drawn = text.tokens(self._tokenizers[source])
+            drawn = text.tokens(self.tokenizer(experiment.model))
             if text.identity() != identity:
                 raise RequestError(f"{key}: the text changed while it was read; run the same command again")
             self._tokens[drawn_from] = drawn
@@ -112,6 +121,9 @@ def check(experiment: Experiment, bench: Workbench) -> None:
             pass  # The folder can be written.
     with locked(record_path(experiment.paths.folder, experiment.fingerprint)):
         pass  # The results folder can be written.
+    for suite in experiment.evaluation.zero_shot:
+        suite.check()
+        suite.check_tokenizer(bench.tokenizer(experiment.model))
     longest, vocabulary = architecture.get("max_position_embeddings"), architecture["vocab_size"]
     for key, text in experiment.texts.items():
         if longest is not None and text.context_length > longest:
@@ -127,11 +139,11 @@ def check(experiment: Experiment, bench: Workbench) -> None:
 
 
 def recorded(experiment: Experiment) -> RunRecord | None:
-    """The record of an equal experiment, if there is one, and its checkpoint if one is asked for."""
+    """The record of an equal experiment, if there is one with its items, and its checkpoint if one is asked for."""
     path = record_path(experiment.paths.folder, experiment.fingerprint)
-    if not path.exists() or (
-        experiment.checkpoint.save and not (experiment.checkpoint_folder / "config.json").is_file()
-    ):
+    beside = [experiment.checkpoint_folder / "config.json"] if experiment.checkpoint.save else []
+    beside += [items_path(experiment.paths.folder, experiment.fingerprint)] if experiment.evaluation.zero_shot else []
+    if not path.exists() or not all(file.is_file() for file in beside):
         return None
     return load_record(path)
 
@@ -152,6 +164,7 @@ def run(experiment: Experiment, bench: Workbench, reporter: Reporter) -> RunReco
             "model: its files changed since the experiment was fingerprinted; run the same command again"
         )
     dense_states = _dense_states(experiment, model, bench, meter, ledger, reporter)
+    dense_outcomes = _dense_outcomes(experiment, model, meter, ledger, reporter)
     compression = _compress(experiment, model, bench, meter, ledger, reporter)
     with meter.stage("evaluation"):
         metrics = [
@@ -159,6 +172,11 @@ def run(experiment: Experiment, bench: Workbench, reporter: Reporter) -> RunReco
             for text in experiment.evaluation.perplexities
             for metric in _measure_windows(experiment, text, model, dense_states.get(text.key), bench, ledger, reporter)
         ]
+    outcomes = _answer(experiment, model, dense_outcomes, meter, reporter)
+    items_sha256 = None
+    if outcomes:
+        items = pd.concat([outcome.items.assign(suite=outcome.suite) for outcome in outcomes], ignore_index=True)
+        items_sha256 = save_items(experiment.paths.folder, experiment.fingerprint, items)
     record = RunRecord(
         schema_version=SCHEMA_VERSION,
         fingerprint=experiment.fingerprint,
@@ -170,8 +188,8 @@ def run(experiment: Experiment, bench: Workbench, reporter: Reporter) -> RunReco
             calibration_token_hash=(bench.tokens(experiment, "calibration").sha256 if experiment.calibration else None),
         ),
         compression=compression,
-        metrics=metrics,
-        items_sha256=None,
+        metrics=[*metrics, *(metric for outcome in outcomes for metric in outcome.metrics)],
+        items_sha256=items_sha256,
         irregularities=ledger.entries,
         provenance=provenance(device),
         costs=meter.finish(),
@@ -295,6 +313,42 @@ def _measure_windows(
             text.protocol, DrawnTokens(first, 0).sha256, floor, {"dtypes": "bfloat16 against float32"}, "noise_floor_"
         )
     return metrics
+
+
+def _dense_outcomes(
+    experiment: Experiment, model: CausalLM, meter: CostMeter, ledger: Ledger, reporter: Reporter
+) -> dict[str, SuiteOutcome]:
+    """What the dense model answers on each suite, while the model still is the dense one."""
+    suites = experiment.evaluation.zero_shot
+    if not (experiment.evaluation.fidelity and suites):
+        return {}
+    kept = DenseOutcomes(Store(experiment.paths.folder / "store"), experiment.model.identity(), ledger)
+    with meter.stage("reference_items"):
+        return kept.get(suites, lambda missing: _score(experiment, model, missing, "dense model, ", reporter))
+
+
+def _answer(
+    experiment: Experiment, model: CausalLM, dense: dict[str, SuiteOutcome], meter: CostMeter, reporter: Reporter
+) -> list[SuiteOutcome]:
+    """The outcomes of all suites, held against the dense model's."""
+    suites = experiment.evaluation.zero_shot
+    if not suites:
+        return []
+    with meter.stage("zero_shot"):
+        if dense and experiment.is_dense:
+            return [dense[suite.key] for suite in suites]
+        outcomes = _score(experiment, model, suites, "", reporter)
+    if not dense:
+        return outcomes
+    return [with_flips(outcome, dense[suite.key]) for suite, outcome in zip(suites, outcomes, strict=True)]
+
+
+def _score(
+    experiment: Experiment, model: CausalLM, suites: Sequence[ZeroShot], who: str, reporter: Reporter
+) -> list[SuiteOutcome]:
+    names = ", ".join(suite.name for suite in suites)
+    with reporter.stage(f"{who}{names}: items", sum(suite.n_items() for suite in suites)) as tick:
+        return score(model, experiment.model.folder(), suites, experiment.runtime.batch_tokens, tick)
 
 
 def _note_overlap(tokens: DrawnTokens, key: str, ledger: Ledger) -> None:

@@ -1,6 +1,7 @@
 """What the dense model gives on the evaluation's tokens, made once for all experiments that are held against it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -8,14 +9,16 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from nowag_exp.errors import NowagError
-from nowag_exp.evaluation import last_states
+from nowag_exp.evaluation import Metric, ZeroShot, last_states
+from nowag_exp.evaluation.zero_shot import SuiteOutcome
 from nowag_exp.ledger import Ledger
 from nowag_exp.models import CausalLM
 from nowag_exp.progress import Tick
+from nowag_exp.records.items import from_parquet, to_parquet
 from nowag_exp.records.store import Store, Stored, content_key
 
 VERSION = 1
-"""Raised when the same model and tokens would give other states."""
+"""Raised when the same model and tokens would give other states or answers."""
 
 ENTRY_BYTES = 2**26
 """States of one store entry; at least one window."""
@@ -77,3 +80,50 @@ class DenseStates:
 
     def _key(self, index: int) -> str:
         return content_key({**self._inputs, "entry": index})
+
+
+class DenseOutcomes:
+    """What the dense model answers on zero-shot suites.
+
+    Args:
+        store: keeps them, an entry a suite.
+        model: identity of the model.
+        ledger: damaged entries go there.
+    """
+
+    kind = "dense_items"
+
+    def __init__(self, store: Store, model: dict[str, Any], ledger: Ledger) -> None:
+        self.store, self.model, self.ledger = store, model, ledger
+
+    def get(
+        self, suites: Sequence[ZeroShot], score: Callable[[Sequence[ZeroShot]], list[SuiteOutcome]]
+    ) -> dict[str, SuiteOutcome]:
+        """Outcomes by config key; those that are not kept are computed together, with the dense model.
+
+        Args:
+            suites: to look up.
+            score: answers the suites that are missing.
+        """
+        with self.store.lock(self.kind, content_key(self.model)):
+            found = {suite.key: self._load(suite) for suite in suites}
+            missing = [suite for suite in suites if found[suite.key] is None]
+            for suite, outcome in zip(missing, score(missing) if missing else [], strict=True):
+                self._save(suite, outcome)
+                found[suite.key] = outcome
+        return {key: outcome for key, outcome in found.items() if outcome is not None}
+
+    def _load(self, suite: ZeroShot) -> SuiteOutcome | None:
+        stored = self.store.load(self.kind, self._key(suite), self.ledger)
+        if stored is None:
+            return None
+        metrics = [Metric(**metric) for metric in stored.notes["metrics"]]
+        return SuiteOutcome(suite.name, metrics, from_parquet(stored.tensors["items"].numpy().tobytes()))
+
+    def _save(self, suite: ZeroShot, outcome: SuiteOutcome) -> None:
+        items = torch.frombuffer(bytearray(to_parquet(outcome.items)), dtype=torch.uint8)
+        notes = {"metrics": [asdict(metric) for metric in outcome.metrics]}
+        self.store.save(self.kind, self._key(suite), Stored({"items": items}, notes))
+
+    def _key(self, suite: ZeroShot) -> str:
+        return content_key({"version": VERSION, "model": self.model, "suite": suite.identity()})

@@ -94,15 +94,11 @@ def _score(
     dense: Float[Tensor, "t vocabulary"] | None,
     targets: Int64[Tensor, " t"],
 ) -> Float[Tensor, "3"]:
-    """Summed loss, divergence and agreement of some tokens, fp64; overwrites both kinds of logits.
-
-    In place, since the logits are by far the largest tensors: torch's cross_entropy makes another one, and takes 2.5
-    times as long on a CPU.
-    """
-    wanted = logits.gather(1, targets[:, None])[:, 0]
+    """Summed loss, divergence and agreement of some tokens, fp64; overwrites both kinds of logits."""
     if dense is None:
-        loss = (_log_normaliser(logits) - wanted).double().sum()
+        loss = token_losses(logits, targets).double().sum()
         return torch.stack([loss, torch.zeros_like(loss), torch.zeros_like(loss)])
+    wanted = logits.gather(1, targets[:, None])[:, 0]
     agreement = logits.argmax(dim=1) == dense.argmax(dim=1)
     # KL = Σ_v p_v ((log p_v + log Z_p) - (log q_v + log Z_q)) - log Z_p + log Z_q: the large parts cancel first.
     difference = dense - logits
@@ -110,6 +106,16 @@ def _score(
     expected = torch.linalg.vecdot(dense, difference) / dense.sum(dim=1)
     kl = expected - (dense_normaliser - normaliser)
     return torch.stack([(normaliser - wanted).double().sum(), kl.double().sum(), agreement.double().sum()])
+
+
+def token_losses(logits: Float[Tensor, "t vocabulary"], targets: Int64[Tensor, " t"]) -> Float[Tensor, " t"]:
+    """``log Σ_v exp(l_tv) - l_t,target``; overwrites the logits.
+
+    In place, since the logits are by far the largest tensor: torch's cross_entropy makes another one, and takes 2.5
+    times as long on a CPU.
+    """
+    wanted = logits.gather(1, targets[:, None])[:, 0]
+    return _log_normaliser(logits) - wanted
 
 
 def _log_normaliser(logits: Float[Tensor, "t vocabulary"]) -> Float[Tensor, " t"]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -172,9 +172,23 @@ class CausalLM:
             position_embeddings=body.rotary_emb(hidden, position_ids=positions),
         )
 
-    def last_hidden(self, ids: Int64[Tensor, "batch context"]) -> Float[Tensor, "batch context hidden"]:
-        """Input of the language-model head: all blocks and the final norm."""
-        return self.module.model(ids.to(self.device), use_cache=False).last_hidden_state
+    def last_hidden(
+        self,
+        ids: Int64[Tensor, "batch context"],
+        positions: Int64[Tensor, "batch context"] | None = None,
+        mask: Bool[Tensor, "batch context context"] | None = None,
+    ) -> Float[Tensor, "batch context hidden"]:
+        """Input of the language-model head: all blocks and the final norm.
+
+        Args:
+            ids: token ids.
+            positions: of each token in its text; ``None`` for 0, 1, 2, ...
+            mask: row ``i`` is true at the tokens that token ``i`` sees; ``None`` for itself and all before it.
+        """
+        seen = None if mask is None else mask[:, None].to(self.device)  # The same for all heads.
+        places = None if positions is None else positions.to(self.device)
+        body = self.module.model
+        return body(ids.to(self.device), attention_mask=seen, position_ids=places, use_cache=False).last_hidden_state
 
     def last_hidden_in(
         self, dtype: torch.dtype, ids: Int64[Tensor, "batch context"]

@@ -32,6 +32,11 @@ def to_parquet(items: pd.DataFrame) -> bytes:
     return content.getvalue()
 
 
+def from_parquet(content: bytes) -> pd.DataFrame:
+    """What :func:`to_parquet` made."""
+    return pd.read_parquet(io.BytesIO(content))
+
+
 def save_items(results: Path, fingerprint: str, items: pd.DataFrame) -> str:
     """Write the items, whole or not at all; returns their sha256, which the record holds."""
     content = to_parquet(items)
@@ -61,4 +66,4 @@ def _load(path: Path, sha256: str) -> pd.DataFrame:
         ) from error
     if hashlib.sha256(content).hexdigest() != sha256:
         raise RequestError(f"{path}: is not what its record was written with; remove both and run the experiment again")
-    return pd.read_parquet(io.BytesIO(content))
+    return from_parquet(content)

@@ -101,6 +101,16 @@ def slow_scores(dense: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor
     return loss, kl, sum(int(p[t].argmax() == q[t].argmax()) for t in range(len(p)))
 
 
+@given(seed=st.integers(0, 999), scale=st.sampled_from([0.1, 10.0, 1000.0]))
+def test_the_loss_in_place_equals_torchs_own_also_for_large_logits(seed: int, scale: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = scale * torch.randn(7, 30, generator=generator)
+    targets = torch.randint(30, (7,), generator=generator)
+    expected = torch.nn.functional.cross_entropy(logits.double(), targets, reduction="none")
+    ours = sys.modules["nowag_exp.evaluation.windows"].token_losses(logits.clone(), targets)
+    assert ours.tolist() == pytest.approx(expected.tolist(), rel=1e-5, abs=1e-4)
+
+
 @given(seed=st.integers(0, 999), scale=st.sampled_from([0.1, 3.0, 30.0]), apart=st.sampled_from([0.0, 0.01, 1.0]))
 def test_the_scores_in_place_equal_their_definitions(seed: int, scale: float, apart: float) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -1,7 +1,7 @@
-"""Zero-shot suites."""
+"""Multiple-choice tasks of lm-eval, scored on a model in memory."""
 
-from nowag_exp.evaluation.measurement import Measurement
+from nowag_exp.evaluation.zero_shot.flips import with_flips
+from nowag_exp.evaluation.zero_shot.harness import SuiteOutcome, score
+from nowag_exp.evaluation.zero_shot.suites import StockZeroShot, ZeroShot
 
-
-class ZeroShot(Measurement):
-    """Stub."""
+__all__ = ["StockZeroShot", "SuiteOutcome", "ZeroShot", "score", "with_flips"]
