@@ -314,7 +314,7 @@ def fetch_all(arguments: list[str]) -> int:
                 print(f"{key}: {len(text.documents())} documents")
         for suite in experiment.evaluation.zero_shot:
             if "evaluation" in holders:
-                print(f"{suite.key}: {suite.n_items()} items")
+                print(f"{suite.key}: {suite.prepare()}")
     return 0
 
 

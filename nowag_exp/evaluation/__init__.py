@@ -5,7 +5,7 @@ from nowag_exp.evaluation.measurement import Evaluation, Measurement
 from nowag_exp.evaluation.metrics import Metric, mean_and_error, perplexity
 from nowag_exp.evaluation.protocols import HubPerplexity, LocalPerplexity, Perplexity, WikiSamplePerplexity
 from nowag_exp.evaluation.windows import WindowScores, fidelity_metrics, last_states, score_windows, window_metrics
-from nowag_exp.evaluation.zero_shot import ZeroShot
+from nowag_exp.evaluation.zero_shot import StockZeroShot, WikiZeroShot, ZeroShot
 
 __all__ = [
     "Evaluation",
@@ -14,7 +14,9 @@ __all__ = [
     "Measurement",
     "Metric",
     "Perplexity",
+    "StockZeroShot",
     "WikiSamplePerplexity",
+    "WikiZeroShot",
     "WindowScores",
     "ZeroShot",
     "fidelity_metrics",

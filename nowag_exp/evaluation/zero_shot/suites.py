@@ -94,6 +94,10 @@ class ZeroShot(Measurement):
         """
         self.load_tasks()
 
+    def prepare(self) -> str:
+        """Bring what the suite needs to this machine; says what it brought."""
+        return f"{self.n_items()} items"
+
     def check_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Hold the settings against the model's tokenizer.
 
