@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.timing import Comparison, compare
 from nowag_exp.calibration import walk
-from nowag_exp.evaluation import window_losses
+from nowag_exp.evaluation import last_states, score_windows
 from nowag_exp.methods import Needs
 from nowag_exp.models import CausalLM
 
@@ -35,7 +35,7 @@ def run(model: CausalLM) -> list[Comparison]:
         deque(walk(model, ids, BATCH, "dense", Needs.DIAGONAL), maxlen=0)
 
     def evaluation() -> None:
-        window_losses(model, ids, BATCH, lambda: None)
+        score_windows(model, ids, last_states(model, ids, BATCH), None, lambda: None)
 
     return [
         compare("calibration, against the forward without its head", calibration, plain_body, 7, 0.95),

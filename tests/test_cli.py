@@ -121,7 +121,7 @@ def test_table_reads_records_alone(cli, tiny_run: list[str], workplace: Path, mo
     code, out, _ = cli("table", "paths.results=out", "--format", "csv")
     assert code == 0
     assert out.splitlines()[0].startswith("model,method,settings,sparsity,bits_per_weight")
-    assert len(out.splitlines()) == 2
+    assert len(out.splitlines()) == 1 + 3  # perplexity, KL, top-1 agreement
     code, out, _ = cli("table", "--format", "md", "--out", "paper", "paths.results=out")
     assert (code, out) == (0, "wrote paper/table.md\n")
     assert "| nowag_p" in Path("paper/table.md").read_text()
@@ -281,5 +281,5 @@ def test_fetch_names_what_it_brought(cli) -> None:
     code, out, _ = cli("fetch", "tiny")
     assert code == 0
     assert Path(out.strip().removeprefix("model tiny: "), "model.safetensors").is_file()
-    code, out, _ = cli("fetch", "files", "calibration.path=cal.txt", "evaluation.path=*.txt", "paths.results=out")
-    assert (code, out) == (0, "calibration files: 1 documents\nevaluation files: 2 documents\n")
+    code, out, _ = cli("fetch", "files", "calibration.path=cal.txt", "evaluation.files.path=*.txt", "paths.results=out")
+    assert (code, out) == (0, "calibration: 1 documents\nevaluation.files: 2 documents\n")

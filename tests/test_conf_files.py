@@ -13,7 +13,7 @@ from nowag_exp.methods import Pruner
 from nowag_exp.sweep import expand, read
 
 OPTIONS = [(group, option) for group, options in groups().items() for option in options]
-PATHS = {"model": ["model.path=x"], "calibration": ["calibration.path=x"], "evaluation": ["evaluation.path=x"]}
+PATHS = {"model": ["model.path=x"], "calibration": ["calibration.path=x"], "evaluation": ["evaluation.files.path=x"]}
 FILES = sorted([*folder("conf").rglob("*.yaml"), *folder("sweeps").rglob("*.yaml")])
 
 
@@ -21,7 +21,7 @@ FILES = sorted([*folder("conf").rglob("*.yaml"), *folder("sweeps").rglob("*.yaml
 def test_every_option_composes_and_builds(group: str, option: str) -> None:
     needs_path = option in ("files", "local")
     experiment = build_experiment(compose([f"{group}={option}", *(PATHS[group] if needs_path else [])]))
-    if group not in ("experiment", "tracking"):
+    if group not in ("experiment", "tracking", "evaluation"):
         part = getattr(experiment, group)
         assert part is None or option in (getattr(part, "name", None) or option)
 
@@ -57,6 +57,19 @@ def test_hub_ids_have_a_revision() -> None:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         if "repo" in content:
             assert content["revision"], path
+
+
+@pytest.mark.parametrize("option", sorted(groups()["evaluation"]))
+def test_every_measurement_stands_under_its_own_name(option: str) -> None:
+    """So that ``evaluation=[a,b]`` is a set, and messages name the right key."""
+    composed = compose([f"evaluation={option}"])["evaluation"]
+    parts = {key: part for key, part in composed.items() if isinstance(part, dict)}
+    evaluation = build_experiment(
+        compose([f"evaluation={option}", *(PATHS["evaluation"] if option == "files" else [])])
+    )
+    built = [*evaluation.evaluation.perplexities, *evaluation.evaluation.zero_shot]
+    assert sorted(part.key for part in built) == sorted(f"evaluation.{key}" for key in parts)
+    assert len(parts) > 1 or option in parts
 
 
 @pytest.mark.parametrize(("pattern", "sparsity"), [("unstructured", 0.5), ("2:4", 0.5), ("1:4", 0.75), ("4:4", 0.0)])

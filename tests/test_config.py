@@ -35,7 +35,10 @@ def fingerprint(workplace: Path, tiny_run: list[str]):
         ("calibration.context_length=1", "calibration.context_length: must be at least 2 tokens; got 1"),
         ("calibration.sampling=best", "calibration.sampling: input should be 'random_in_document', 'random'"),
         ("calibration.bos=maybe", "calibration.bos: input should be 'none', 'first' or 'every'"),
-        ("evaluation.n_windows=0", "evaluation.n_windows: must be at least 1, or null for all; got 0"),
+        (
+            "evaluation.wiki_sample.n_windows=0",
+            "evaluation.wiki_sample.n_windows: must be at least 1, or null for all; got 0",
+        ),
         ("model.dtype=int8", "model.dtype: input should be 'float32', 'bfloat16' or 'float16'; got 'int8'"),
         ("model.hidden_size=63", "model.hidden_size: 63 must be a multiple of 2 * n_heads"),
         (
@@ -51,7 +54,7 @@ def fingerprint(workplace: Path, tiny_run: list[str]):
         ("method._target_=nowag_exp.models.TinyModel", "method._target_: nowag_exp.models.TinyModel is not a Method"),
         ("method._target_=nowag_exp.files.os.system", "method._target_: there is no nowag_exp.files.os.system"),
         ("method=5", "Config group override must be a string or a list. Got int"),
-        ("+extra=1", "extra: unknown key; the config has: calibration, checkpoint, evaluation"),
+        ("+extra=1", "extra: unknown key; the config has: calibration, checkpoint, data_dir, evaluation"),
         ("~tracking", "tracking: must be a group of settings; got '???'"),
     ],
 )
@@ -63,14 +66,14 @@ def test_a_wrong_value_is_reported_by_its_full_key(override: str, problem: str) 
 
 def test_every_problem_is_reported_at_once() -> None:
     found = problems(
-        ["calibration=files", "evaluation=files", "evaluation.n_windows=x", "+method.foo=1", "method.sparsity=no"]
+        ["calibration=files", "evaluation=files", "evaluation.files.n_windows=x", "+method.foo=1", "method.sparsity=no"]
     )
     assert [problem.split(":")[0] for problem in found] == [
         "calibration.path",
         "method.sparsity",
         "method.foo",
-        "evaluation.path",
-        "evaluation.n_windows",
+        "evaluation.files.path",
+        "evaluation.files.n_windows",
     ]
 
 
@@ -102,10 +105,10 @@ def test_equal_experiments_have_equal_fingerprints_and_output_and_runtime_do_not
         "calibration.n_sequences=7",
         "calibration.context_length=32",
         "calibration.bos=every",
-        "evaluation.n_windows=3",
-        "evaluation.context_length=32",
-        "evaluation.sampling=evenly_spaced",
-        "evaluation.separator=x",
+        "evaluation.files.n_windows=3",
+        "evaluation.files.context_length=32",
+        "evaluation.files.sampling=evenly_spaced",
+        "evaluation.files.separator=x",
         "method.pattern=2:4",
         "calibration.sampling=random",
         "calibration.path=cal.jsonl",
@@ -145,7 +148,7 @@ def test_a_new_version_of_a_method_is_not_served_old_results(fingerprint, monkey
     [
         "nowag_exp.models.tiny.VERSION",
         "nowag_exp.text.sampling.VERSION",
-        "nowag_exp.evaluation.sets.VERSION",
+        "nowag_exp.evaluation.protocols.Perplexity.version",
         "nowag_exp.calibration.sets.STATISTICS_VERSION",
     ],
 )

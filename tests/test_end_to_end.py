@@ -137,7 +137,7 @@ def test_a_saved_checkpoint_is_what_was_counted_and_gives_the_same_logits(make, 
     with quiet_libraries():
         reloaded = transformers.AutoModelForCausalLM.from_pretrained(folder)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    ids = bench.tokens(experiment, "evaluation").ids
+    ids = bench.tokens(experiment, "evaluation.files").ids
     compressed = bench._model[1].module  # As the run left it.
     with torch.inference_mode():
         assert torch.equal(reloaded(ids).logits, compressed(ids).logits)
@@ -267,9 +267,9 @@ def test_calibration_sequences_that_share_text_are_in_the_ledger(make) -> None:
 
 
 def test_evaluation_windows_that_share_text_are_in_the_ledger(make) -> None:
-    record = run_one(make("method=dense", "evaluation.sampling=random", "evaluation.n_windows=32"))
+    record = run_one(make("method=dense", "evaluation.files.sampling=random", "evaluation.files.n_windows=32"))
     assert [(entry.kind, entry.where, entry.count > 16) for entry in record.irregularities] == [
-        ("overlapping_windows", "evaluation", True)
+        ("overlapping_windows", "evaluation.files", True)
     ]
 
 
@@ -331,13 +331,15 @@ def test_statistics_that_are_not_finite_name_the_linears(make, workplace: Path) 
 def test_text_that_is_too_short_is_found_before_the_model_is_loaded(make, workplace: Path, monkeypatch) -> None:
     (workplace / "eval.txt").write_text("short")
     monkeypatch.setattr(CausalLM, "load", lambda *args: pytest.fail("loaded"))
-    with pytest.raises(module.RequestError, match="evaluation: the text has 5 tokens, but 256 are needed"):
+    with pytest.raises(module.RequestError, match=r"evaluation\.files: the text has 5 tokens, but 256 are needed"):
         check(make(), Workbench())
 
 
 def test_a_window_longer_than_the_model_is_refused(make) -> None:
-    with pytest.raises(module.RequestError, match=r"evaluation\.context_length: 4096 is more than the model's 2048"):
-        check(make("evaluation.context_length=4096"), Workbench())
+    with pytest.raises(
+        module.RequestError, match=r"evaluation\.files\.context_length: 4096 is more than the model's 2048"
+    ):
+        check(make("evaluation.files.context_length=4096"), Workbench())
 
 
 def test_a_gpu_that_is_not_there_is_refused(make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,9 +354,9 @@ def test_a_record_says_exactly_what_its_number_is(make) -> None:
     record = run_one(experiment, bench)
     assert experiment.calibration is not None
     assert record.inputs.calibration_token_hash == bench.tokens(experiment, "calibration").sha256
-    assert record.metrics[0].token_hash == bench.tokens(experiment, "evaluation").sha256
+    assert record.metrics[0].token_hash == bench.tokens(experiment, "evaluation.files").sha256
     assert record.metrics[0].protocol == "files:eval.txt@64"
-    assert record.metrics[0].n_predicted == 4 * 63
+    assert record.metrics[0].details == {"dtype": "float32", "n_predicted": 4 * 63, "version": 2}
     assert len(record.inputs.model_files["model.safetensors"]) == 64
     assert record.compression.sparsity == 0.5
     assert record.compression.bits_per_weight == 8.75
@@ -362,7 +364,7 @@ def test_a_record_says_exactly_what_its_number_is(make) -> None:
         a * b for a, b in (linear.shape for linear in record.compression.linears)
     )
     assert record.config["method"]["pattern"] == "2:4"
-    assert set(record.costs.stages) == {"load", "calibration", "compression", "evaluation"}
+    assert set(record.costs.stages) == {"load", "reference", "calibration", "compression", "evaluation"}
     assert {"nowag_exp", "git", "python", "libraries", "machine", "threads"} == set(record.provenance)
     assert record.labels.seed == 0
 
@@ -391,3 +393,45 @@ def test_the_stored_perplexities_of_the_tiny_model(make) -> None:
     for name, value in stored.items():
         record = run_one(make(*name.split()))
         assert record.metrics[0].value == pytest.approx(value, rel=8e-4 if "gpt" in name else 2e-5), name
+
+
+def test_the_dense_model_is_run_once_for_all_that_are_held_against_it(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[bool] = []
+    forward = CausalLM.last_hidden
+
+    def counted(model: CausalLM, ids: torch.Tensor) -> torch.Tensor:
+        passes.append(not model._changed)
+        return forward(model, ids)
+
+    monkeypatch.setattr(CausalLM, "last_hidden", counted)
+    records = [run_one(make(f"method={method}")) for method in ("magnitude", "dense", "nowag_p")]
+    assert passes == [True, False, False]  # The dense experiment itself needs no pass of its own.
+    by_name = [{metric.name: metric for metric in record.metrics} for record in records]
+    assert by_name[0].keys() == by_name[2].keys() == {"perplexity", "kl", "top1_agreement"}
+    assert by_name[1].keys() == {"perplexity", "noise_floor_kl", "noise_floor_top1_agreement"}
+    for found in (by_name[0], by_name[2]):
+        assert found["kl"].value > by_name[1]["noise_floor_kl"].value > 0
+        assert 0 < found["top1_agreement"].value < 1
+
+
+def test_without_fidelity_the_dense_model_is_not_run(make) -> None:
+    record = run_one(make("evaluation.fidelity=false"))
+    assert [metric.name for metric in record.metrics] == ["perplexity"]
+    assert not Path("results/store/dense_states").exists()
+    assert record.metrics[0].value == run_one(make()).metrics[0].value
+
+
+def test_the_noise_floor_concerns_the_dense_experiment_alone(make) -> None:
+    assert make("evaluation.noise_floor_windows=0").fingerprint == make().fingerprint
+    assert make("method=dense", "evaluation.noise_floor_windows=0").fingerprint != make("method=dense").fingerprint
+
+
+def test_damaged_dense_states_are_made_again_and_noted(make) -> None:
+    first = run_one(make("method=magnitude"))
+    (path,) = Path("results/store/dense_states").glob("*.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    again = run_one(make("method=magnitude"))
+    assert [entry.kind for entry in again.irregularities] == ["corrupted_store_entry"]
+    assert again.metrics == first.metrics

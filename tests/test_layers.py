@@ -17,7 +17,7 @@ LAYERS = [
     {"formats", "hub", "wheels"},
     {"methods", "models", "text"},
     {"calibration", "evaluation", "records"},
-    {"config", "compose", "shelf"},
+    {"config", "compose", "reference", "shelf", "tracking"},
     {"experiment"},
     {"runner", "sweep"},
     {"cli"},
@@ -90,11 +90,14 @@ HEAVY = (
     "datasets",
     "lm_eval",
     "wandb",
+    "scipy",
+    "tensorboard",
 )
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], *([verb, "--help"] for verb in ("run", "sweep", "table", "fetch", "export"))]
+    "arguments",
+    [["--help"], *([verb, "--help"] for verb in ("run", "sweep", "table", "compare", "track", "fetch", "export"))],
 )
 def test_help_imports_nothing_heavy_and_lists_every_group(arguments: list[str]) -> None:
     code = (

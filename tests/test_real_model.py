@@ -7,7 +7,7 @@ import torch
 
 from nowag_exp.compose import compose
 from nowag_exp.config import Experiment, build_experiment
-from nowag_exp.evaluation import perplexity, window_losses
+from nowag_exp.evaluation import last_states, perplexity, score_windows
 from nowag_exp.experiment import Workbench, check
 from nowag_exp.models import CausalLM
 from nowag_exp.progress import Reporter
@@ -15,7 +15,7 @@ from nowag_exp.runner import run_all
 
 pytestmark = pytest.mark.real_model
 
-SHORT = ["evaluation.n_windows=4", "evaluation.context_length=256", "calibration.n_sequences=4"]
+SHORT = ["evaluation.wiki_sample.n_windows=4", "evaluation.wiki_sample.context_length=256", "calibration.n_sequences=4"]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_dense_perplexity_equals_ten_lines_of_transformers(model: CausalLM, benc
     from transformers import AutoModelForCausalLM
 
     experiment = make()
-    windows = bench.tokens(experiment, "evaluation").ids
+    windows = bench.tokens(experiment, "evaluation.wiki_sample").ids
     plain = AutoModelForCausalLM.from_pretrained(experiment.model.folder(), dtype=torch.float32)
     plain.eval()
     losses = []
@@ -45,7 +45,7 @@ def test_dense_perplexity_equals_ten_lines_of_transformers(model: CausalLM, benc
             losses.append(plain(window[None], labels=window[None]).loss.item())
     expected = math.exp(sum(losses) / len(losses))
 
-    ours, _ = perplexity(window_losses(model, windows, 2, lambda: None))
+    ours, _ = perplexity(score_windows(model, windows, last_states(model, windows, 2), None, lambda: None).losses)
     assert ours == pytest.approx(expected, rel=1e-4)
     assert 10 < ours < 40, "a language model of this size on Wikipedia"
 

@@ -28,8 +28,8 @@ BASE = {
     "calibration": "files",
     "calibration.path": "cal.txt",
     "evaluation": "files",
-    "evaluation.path": "eval.txt",
-    "evaluation.n_windows": 4,
+    "evaluation.files.path": "eval.txt",
+    "evaluation.files.n_windows": 4,
 }
 
 

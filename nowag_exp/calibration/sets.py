@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from nowag_exp.calibration.statistics import VERSION as STATISTICS_VERSION
 from nowag_exp.settings import settings
@@ -17,14 +17,16 @@ class Calibration(Windows, TextSource):
         n_sequences: how many windows of ``context_length`` tokens.
     """
 
-    group: ClassVar[str] = "calibration"
-
     n_sequences: int
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.n_sequences < 1:
             raise ValueError(f"n_sequences: must be at least 1; got {self.n_sequences}")
+
+    @property
+    def key(self) -> str:
+        return "calibration"
 
     @property
     @abstractmethod

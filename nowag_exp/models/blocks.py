@@ -1,11 +1,12 @@
 """A loaded Llama as blocks: embed, run one block at a time, and name the linears by the activation they read."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -152,6 +153,11 @@ class CausalLM:
         self, index: int, hidden: Float[Tensor, "batch context hidden"]
     ) -> Float[Tensor, "batch context hidden"]:
         """Output of one block on whole windows that start at position 0, with causal attention."""
+        return self._run(self.blocks[index], hidden)
+
+    def _run(
+        self, block: nn.Module, hidden: Float[Tensor, "batch context hidden"]
+    ) -> Float[Tensor, "batch context hidden"]:
         from transformers.masking_utils import create_causal_mask
 
         body = self.module.model
@@ -159,20 +165,43 @@ class CausalLM:
         mask = create_causal_mask(
             config=body.config, inputs_embeds=hidden, attention_mask=None, past_key_values=None, position_ids=positions
         )
-        return self.blocks[index](
+        return block(
             hidden,
             attention_mask=mask,
             position_ids=positions,
             position_embeddings=body.rotary_emb(hidden, position_ids=positions),
         )
 
-    def last_hidden(self, ids: Int64[Tensor, "batch context"]) -> Float[Tensor, "batch context hidden"]:
-        """Input of the language-model head: all blocks and the final norm."""
-        return self.module.model(ids.to(self.device), use_cache=False).last_hidden_state
+    def last_hidden(
+        self,
+        ids: Int64[Tensor, "batch context"],
+        positions: Int64[Tensor, "batch context"] | None = None,
+        mask: Bool[Tensor, "batch context context"] | None = None,
+    ) -> Float[Tensor, "batch context hidden"]:
+        """Input of the language-model head: all blocks and the final norm.
+
+        Args:
+            ids: token ids.
+            positions: of each token in its text; ``None`` for 0, 1, 2, ...
+            mask: row ``i`` is true at the tokens that token ``i`` sees; ``None`` for itself and all before it.
+        """
+        seen = None if mask is None else mask[:, None].to(self.device)  # The same for all heads.
+        places = None if positions is None else positions.to(self.device)
+        body = self.module.model
+        return body(ids.to(self.device), attention_mask=seen, position_ids=places, use_cache=False).last_hidden_state
+
+    def last_hidden_in(
+        self, dtype: torch.dtype, ids: Int64[Tensor, "batch context"]
+    ) -> Float[Tensor, "batch context hidden"]:
+        """As :meth:`last_hidden` in another precision of weights and activations; casts a copy of a block at a time."""
+        hidden = self.embed(ids).to(dtype)
+        for block in self.blocks:
+            hidden = self._run(copy.deepcopy(block).to(dtype), hidden)
+        return copy.deepcopy(self.module.model.norm).to(dtype)(hidden)
 
     def logits(self, hidden: Float[Tensor, "*rows hidden"]) -> Float[Tensor, "*rows vocabulary"]:
-        """The language-model head."""
-        return self.module.lm_head(hidden)
+        """The language-model head, in the precision of ``hidden``."""
+        return nn.functional.linear(hidden, self.module.lm_head.weight.to(hidden.dtype))
 
     def other_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter that no site names: embeddings, norms and the head; a tied one once."""

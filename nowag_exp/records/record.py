@@ -13,7 +13,7 @@ from nowag_exp.evaluation import Metric
 from nowag_exp.files import atomic_write
 from nowag_exp.ledger import Irregularity
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,7 @@ class RunRecord:
         inputs: hashes of what went in.
         compression: what became of the linears.
         metrics: what was measured.
+        items_sha256: of the file with the zero-shot items beside the record; ``None`` without any.
         irregularities: the ledger.
         provenance: versions, commit, machine, threads.
         costs: seconds and memory a stage.
@@ -123,6 +124,7 @@ class RunRecord:
     inputs: Inputs
     compression: Compression
     metrics: list[Metric]
+    items_sha256: str | None
     irregularities: list[Irregularity]
     provenance: dict[str, Any]
     costs: Costs

@@ -2,7 +2,7 @@
 
 from nowag_exp.text.sampling import DrawnTokens, Windows, draw
 from nowag_exp.text.sources import HubText, LocalText, TextSource
-from nowag_exp.text.tokenizer import Tokenizer, load_tokenizer
+from nowag_exp.text.tokenizer import Tokenizer, load_tokenizer, load_transformers_tokenizer
 from nowag_exp.text.wiki_sample import WikiSample
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "Windows",
     "draw",
     "load_tokenizer",
+    "load_transformers_tokenizer",
 ]

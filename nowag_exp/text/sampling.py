@@ -2,10 +2,11 @@
 
 import hashlib
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int64
@@ -20,7 +21,7 @@ VERSION = 1
 
 
 @settings
-class Windows:
+class Windows(ABC):
     """How windows of tokens are drawn from documents.
 
     Attributes:
@@ -37,9 +38,6 @@ class Windows:
         seed: of the draws.
     """
 
-    group: ClassVar[str]
-    """Config group, for messages."""
-
     context_length: int
     sampling: Literal["random_in_document", "random", "sequential", "evenly_spaced"]
     separator: str
@@ -50,11 +48,16 @@ class Windows:
         if self.context_length < 2:
             raise ValueError(f"context_length: must be at least 2 tokens; got {self.context_length}")
         if "\\" in self.separator:
-            # Hydra's command line leaves "\n" as two characters, which would silently join documents by those.
+            # The command line leaves "\n" as two characters, which would silently join documents by those.
             raise ValueError(
                 "separator: has a backslash, which the command line does not turn into a line end; write real ones, "
                 f"in bash $'KEY=\"\\n\\n\"'; got {self.separator!r}"
             )
+
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """Where it stands in the config, for messages."""
 
     @property
     def is_random(self) -> bool:
@@ -104,7 +107,7 @@ def draw(documents: Sequence[str], tokenizer: Tokenizer, windows: Windows, n: in
         RequestError: if the text is too short (it says how many tokens there are and how many are needed), or a BOS
             is asked of a tokenizer without one.
     """
-    encode, bos_token, where = tokenizer.encode, tokenizer.bos, windows.group
+    encode, bos_token, where = tokenizer.encode, tokenizer.bos, windows.key
     if windows.bos != "none" and bos_token is None:
         raise RequestError(f"{where}.bos={windows.bos}: the model's tokenizer has no BOS token; set {where}.bos=none")
     prefix = [] if bos_token is None else [bos_token]

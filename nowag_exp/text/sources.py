@@ -5,7 +5,7 @@ import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -19,8 +19,10 @@ from nowag_exp.text.readers import SUFFIXES, read_documents, suffix
 class TextSource(ABC):
     """An ordered list of documents with a name that fixes its content."""
 
-    group: ClassVar[str]
-    """Config group, for messages."""
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """Where it stands in the config, for messages."""
 
     @abstractmethod
     def documents(self) -> Sequence[str]:
@@ -86,9 +88,7 @@ class HubText(TextSource):
         for key, name in (("repo", self.repo), ("files", file)):
             within = PurePosixPath(name)
             if within.is_absolute() or ".." in within.parts:
-                raise RequestError(
-                    f"{self.group}.{key}: {name} leads out of data_dir={data_dir}; give a path within it"
-                )
+                raise RequestError(f"{self.key}.{key}: {name} leads out of data_dir={data_dir}; give a path within it")
         folder = data_dir / self.repo
         exact = folder / file
         stem = exact.name.removesuffix(suffix(exact))
@@ -99,7 +99,7 @@ class HubText(TextSource):
         command = ["hf", "download", "--repo-type", "dataset", self.repo, file]
         command += ["--revision", self.revision, "--local-dir", str(folder)]
         raise RequestError(
-            f"{self.group}.data_dir={data_dir}: there is neither {exact} nor {', '.join(path.name for path in others)} "
+            f"{self.key}.data_dir={data_dir}: there is neither {exact} nor {', '.join(path.name for path in others)} "
             f"beside it; run: {shlex.join(command)}"
         )
 
@@ -127,7 +127,7 @@ class LocalText(TextSource):
         files = [path for path in found if path.is_file()]
         if not files:
             raise RequestError(
-                f"{self.group}.path={self.path}: no such file; "
+                f"{self.key}.path={self.path}: no such file; "
                 "give a .txt, .jsonl, .parquet or .arrow file, or a glob of them"
             )
         return files

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nowag_exp.errors import RequestError
 from nowag_exp.quiet import quiet_libraries
@@ -30,15 +31,24 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     Raises:
         RequestError: if the folder has no usable tokenizer.
     """
-    from transformers import AutoTokenizer
-
-    try:
-        with quiet_libraries():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise RequestError(f"{folder}: its tokenizer cannot be loaded ({reason}); download the model again") from error
+    tokenizer = load_transformers_tokenizer(folder)
     return Tokenizer(
         encode=lambda text: tokenizer(text, add_special_tokens=False, verbose=False).input_ids,
         bos=tokenizer.bos_token_id,
     )
+
+
+def load_transformers_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a folder as transformers' own object, which lm-eval asks for.
+
+    Raises:
+        RequestError: if the folder has no usable tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet_libraries():
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise RequestError(f"{folder}: its tokenizer cannot be loaded ({reason}); download the model again") from error

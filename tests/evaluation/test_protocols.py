@@ -8,6 +8,7 @@ import gzip
 import json
 import random
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,23 +16,23 @@ import pandas as pd
 import pytest
 
 from nowag_exp.compose import compose
-from nowag_exp.config import build
+from nowag_exp.config import build, build_experiment
 from nowag_exp.errors import RequestError
-from nowag_exp.evaluation import HubEvaluation
+from nowag_exp.evaluation import HubPerplexity
 from nowag_exp.text import Tokenizer
 
 Ids = list[list[int]]
 BOS = 256
 
 
-def protocol(name: str, data_dir: Path, *overrides: str) -> HubEvaluation:
+def protocol(name: str, data_dir: Path, *overrides: str) -> HubPerplexity:
     """The evaluation of ``conf/evaluation/NAME.yaml`` on local copies; ``overrides`` are of its own keys."""
-    own = [f"evaluation.{override}" for override in overrides]
+    own = [f"evaluation.{name}.{override}" for override in overrides]
     config = compose([f"evaluation={name}", f"data_dir={data_dir}", *own])
-    return build(config["evaluation"], "evaluation", HubEvaluation)
+    return build(config["evaluation"][name], f"evaluation.{name}", HubPerplexity)
 
 
-def rows_of(text: HubEvaluation, tokenizer: Tokenizer) -> Ids:
+def rows_of(text: HubPerplexity, tokenizer: Tokenizer) -> Ids:
     return text.tokens(tokenizer).ids.tolist()
 
 
@@ -253,4 +254,20 @@ def test_c4_windows_of_documents_that_are_all_too_short_end_in_an_error(tmp_path
 def test_the_context_is_the_models_but_for_c4_joined(name: str, llama2: str, llama3: str) -> None:
     for model, expected in (("llama2_7b", llama2), ("llama3_8b", llama3)):
         config = compose([f"model={model}", f"evaluation={name}"])
-        assert build(config["evaluation"], "evaluation", HubEvaluation).protocol == expected
+        assert build(config["evaluation"][name], f"evaluation.{name}", HubPerplexity).protocol == expected
+
+
+def test_local_copies_serve_calibration_and_evaluation_and_may_be_moved(tmp_path: Path) -> None:
+    put(tmp_path / "a", "wikitext2", texts(7, 40, 12))
+    train = tmp_path / "a" / "Salesforce/wikitext/wikitext-2-raw-v1/train-00000-of-00001.parquet"
+    pd.DataFrame({"text": texts(8, 40, 12)}).to_parquet(train)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    options = ["model=tiny", "calibration=wikitext2", "evaluation=wikitext2"]
+    here = build_experiment(compose([*options, f"data_dir={tmp_path / 'a'}"]))
+    there = build_experiment(compose([*options, f"data_dir={tmp_path / 'b'}"]))
+    assert here.fingerprint == there.fingerprint
+    mixed = build_experiment(compose([*options, f"data_dir={tmp_path / 'b'}", f"evaluation.data_dir={tmp_path}"]))
+    assert mixed.calibration is not None
+    assert len(mixed.calibration.documents()) == 40
+    with pytest.raises(RequestError, match=r"evaluation\.wikitext2\.data_dir=.*hf download"):
+        mixed.fingerprint  # noqa: B018

@@ -177,7 +177,7 @@ def test_the_order_of_imports_does_not_matter(order: tuple[str, str]) -> None:
 def test_a_saved_experiment_reloads_to_the_losses_in_its_record(workplace: Path, tiny_run: list[str]) -> None:
     from nowag_exp.compose import compose
     from nowag_exp.config import build_experiment
-    from nowag_exp.evaluation import window_losses
+    from nowag_exp.evaluation import last_states, score_windows
     from nowag_exp.experiment import Workbench, run
     from nowag_exp.models import CausalLM, Checkpoint
     from nowag_exp.progress import Reporter
@@ -187,10 +187,11 @@ def test_a_saved_experiment_reloads_to_the_losses_in_its_record(workplace: Path,
     record = run(experiment, bench, Reporter())
     folder = experiment.checkpoint_folder
     assert record.compression.n_bytes == sum(folder_module.data_bytes(path) for path in folder.glob("*.safetensors"))
-    tokens = bench.tokens(experiment, "evaluation").ids
+    tokens = bench.tokens(experiment, "evaluation.files").ids
     batch = experiment.runtime.batch_tokens // tokens.shape[1]
     model = CausalLM(load_dequantized(folder), Checkpoint(folder))
-    assert window_losses(model, tokens, batch, lambda: None).tolist() == record.metrics[0].window_losses
+    scores = score_windows(model, tokens, last_states(model, tokens, batch), None, lambda: None)
+    assert scores.losses.tolist() == record.metrics[0].values
     with torch.inference_mode():
         assert torch.equal(load(folder)(tokens).logits, model.module(tokens).logits)
 

@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from nowag_exp.compose import compose
 from nowag_exp.config import build, build_experiment
 from nowag_exp.errors import RequestError
-from nowag_exp.evaluation import HubEvaluation
+from nowag_exp.evaluation import HubPerplexity
 from nowag_exp.experiment import Workbench, check, run
 from nowag_exp.hub import resolve_commit
 from nowag_exp.models import ModelSource
@@ -67,7 +67,7 @@ def test_an_experiment_runs_from_the_hub_layout(hub: Path, hub_model: Path) -> N
                 "calibration.revision=main",
                 "calibration.n_sequences=3",
                 "evaluation=wikitext2",
-                "evaluation.revision=main",
+                "evaluation.wikitext2.revision=main",
                 "method=wanda",
             ]
         )
@@ -81,9 +81,9 @@ def test_an_experiment_runs_from_the_hub_layout(hub: Path, hub_model: Path) -> N
     assert record.metrics[0].protocol == "wikitext2@64"
     # Joined by blank lines, BOS once: the tokens are those bytes, cut into windows.
     text = "\n\n".join(rows).encode()
-    assert record.metrics[0].n_windows == (len(text) + 1) // 64
-    assert bench.tokens(experiment, "evaluation").ids[0, 0] == 256  # the byte tokenizer's BOS
-    assert bench.tokens(experiment, "evaluation").ids[1, 0] != 256
+    assert record.metrics[0].n == (len(text) + 1) // 64
+    assert bench.tokens(experiment, "evaluation.wikitext2").ids[0, 0] == 256  # the byte tokenizer's BOS
+    assert bench.tokens(experiment, "evaluation.wikitext2").ids[1, 0] != 256
 
 
 def test_a_branch_is_resolved_to_its_commit_and_a_commit_asks_nobody(hub: Path, hub_model: Path) -> None:
@@ -105,8 +105,8 @@ def test_a_branch_with_slashes_is_found_in_the_cache(hub: Path) -> None:
     (folder / "penn_treebank" / "test").mkdir(parents=True)
     sentences = ["no it was n't black monday", "but while the <unk> did n't fall apart friday"]
     pd.DataFrame({"sentence": sentences}).to_parquet(folder / "penn_treebank" / "test" / "0000.parquet")
-    text = build_experiment(compose(["model=tiny", "evaluation=ptb"])).evaluation
-    assert isinstance(text, HubEvaluation)
+    (text,) = build_experiment(compose(["model=tiny", "evaluation=ptb"])).evaluation.perplexities
+    assert isinstance(text, HubPerplexity)
     assert text.revision == PARQUET
     assert list(text.documents()) == sentences
     assert text.source_identity()["commit"] == COMMIT

@@ -14,7 +14,7 @@ BYTES = Tokenizer(encode=lambda text: list(text.encode()), bos=BOS)
 
 
 class Drawn(Windows):
-    group = "calibration"
+    key = "calibration"
 
 
 def windows(sampling: str, length: int = 4, bos: str = "none", seed: int = 0, separator: str = "|") -> Windows:

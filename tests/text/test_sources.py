@@ -12,7 +12,7 @@ from nowag_exp.text.sources import Chained
 
 
 class Text(LocalText):
-    group = "calibration"
+    key = "calibration"
 
 
 def text(path: Path | str) -> Text:
@@ -49,7 +49,7 @@ def test_chained_lists_are_one_list() -> None:
 
 
 class Copies(HubText):
-    group = "calibration"
+    key = "calibration"
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

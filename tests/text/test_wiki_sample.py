@@ -46,7 +46,7 @@ def test_calibration_and_evaluation_share_no_article() -> None:
     experiment = build_experiment(compose([]))
     assert experiment.calibration is not None
     calibration = list(experiment.calibration.documents())
-    evaluation = list(experiment.evaluation.documents())
+    evaluation = list(experiment.texts["evaluation.wiki_sample"].documents())
     assert len(calibration) == len(evaluation) == 53
     assert not set(calibration) & set(evaluation)
     # Nor any paragraph: an article that was in both under two titles would be found here.

@@ -1,25 +1,24 @@
-"""Which text is evaluated on, and how its windows are taken."""
+"""Perplexity protocols: which text, which windows of it, under which name."""
 
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
+from nowag_exp.evaluation.measurement import Measurement
 from nowag_exp.settings import settings
 from nowag_exp.text import DrawnTokens, HubText, LocalText, TextSource, Tokenizer, WikiSample, Windows, draw
 
-VERSION = 1
-"""Raised when the same windows and weights would give another value."""
-
 
 @settings
-class Evaluation(Windows, TextSource):
+class Perplexity(Measurement, Windows, TextSource):
     """Windows of tokens whose perplexity is measured.
 
     Attributes:
         n_windows: how many windows of ``context_length`` tokens; ``null`` for all that are whole.
     """
 
-    group: ClassVar[str] = "evaluation"
+    version: ClassVar[int] = 2
+    """Raised when the same windows and weights would give another value."""
 
     n_windows: int | None
 
@@ -50,14 +49,18 @@ class Evaluation(Windows, TextSource):
     def identity(self) -> dict[str, Any]:
         """What fixes the windows, given the tokenizer, and how they are measured."""
         text = self.source_identity()
-        return {"version": VERSION, "text": text, "n_windows": self.n_windows, **self.windows_identity()}
+        return {"version": self.version, "text": text, "n_windows": self.n_windows, **self.windows_identity()}
 
 
 @settings
-class HubEvaluation(Evaluation, HubText):
+class HubPerplexity(Perplexity, HubText):
     """On files of a data set on the hub."""
 
     name: str
+
+    @property
+    def key(self) -> str:
+        return f"evaluation.{self.name}"
 
     @property
     def label(self) -> str:
@@ -65,8 +68,12 @@ class HubEvaluation(Evaluation, HubText):
 
 
 @settings
-class LocalEvaluation(Evaluation, LocalText):
+class LocalPerplexity(Perplexity, LocalText):
     """On files of the user."""
+
+    @property
+    def key(self) -> str:
+        return "evaluation.files"
 
     @property
     def label(self) -> str:
@@ -74,10 +81,14 @@ class LocalEvaluation(Evaluation, LocalText):
 
 
 @settings
-class WikiSampleEvaluation(Evaluation, WikiSample):
+class WikiSamplePerplexity(Perplexity, WikiSample):
     """On the packaged Wikipedia articles."""
 
     name: str
+
+    @property
+    def key(self) -> str:
+        return f"evaluation.{self.name}"
 
     @property
     def label(self) -> str:

@@ -1,0 +1,122 @@
+"""Rows of a data set of the hub, from a local copy of its files."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nowag_exp.errors import RequestError
+from nowag_exp.quiet import quiet_harness
+
+SUFFIXES = (".parquet", ".jsonl", ".json", ".arrow")
+UNNAMED = ("", "data", "default", "plain_text")
+"""Where the hub keeps the files of a data set that has one configuration."""
+
+
+def split_files(data_dir: Path, dataset: str, configuration: str | None, split: str) -> list[Path]:
+    """The files of one split below ``data_dir/dataset``, in order.
+
+    A configuration's files are taken from its own folder only: another one's would have the same columns.
+
+    Args:
+        data_dir: where ``hf download`` put its copies.
+        dataset: ``OWNER/NAME``.
+        configuration: as the hub calls it; ``None`` if there is only one.
+        split: ``train``, ``validation`` or ``test``.
+
+    Raises:
+        RequestError: if there are none, or a shard is missing; it says which command gets them.
+    """
+    folder = data_dir / dataset
+    get_them = f"get it with: hf download --repo-type dataset {dataset} --local-dir {folder}"
+    folders = UNNAMED if configuration is None else (configuration, f"data/{configuration}")
+    patterns = [str(Path(place) / name) for place in folders for name in (f"{split}-*", f"{split}.*", f"{split}/*")]
+    for pattern in patterns:
+        for suffix in SUFFIXES:
+            if files := sorted(path for path in folder.glob(pattern) if path.suffix == suffix):
+                _check_shards(files, get_them)
+                return files
+    raise RequestError(
+        f"{folder}: has no split '{split}'; looked for {', '.join(patterns)} with {', '.join(SUFFIXES)}; {get_them}"
+    )
+
+
+def _check_shards(files: Sequence[Path], get_them: str) -> None:
+    for path in files:
+        if (of := re.search(r"-of-0*(\d+)\.", path.name)) and int(of[1]) != len(files):
+            raise RequestError(f"{path}: {len(files)} of its {of[1]} shards are there; {get_them}")
+
+
+def read_rows(files: Sequence[Path], columns: Sequence[str]) -> Any:
+    """All rows of ``files`` as a ``datasets.Dataset`` in memory; nothing is written to any cache.
+
+    Raises:
+        RequestError: naming the file, if it cannot be read, holds no rows or lacks one of ``columns``.
+    """
+    import pyarrow
+    from datasets import Dataset
+    from datasets.table import InMemoryTable
+
+    tables = []
+    for path in files:
+        try:
+            table = _read(path)
+        except (OSError, ValueError, TypeError, AttributeError) as error:  # pyarrow's and json's are ValueErrors.
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise RequestError(f"{path}: cannot be read ({reason}); download it again") from error
+        _check_columns(table.column_names, columns, str(path))
+        for column in columns:
+            if table[column].null_count:  # lm-eval would write "None" into the prompt.
+                raise RequestError(f"{path}: {table[column].null_count} rows have no '{column}'; download it again")
+        tables.append(table)
+    rows = pyarrow.concat_tables(tables, promote_options="default")
+    if not rows.num_rows:
+        raise RequestError(f"{files[0]}: holds no rows; download it again")
+    return Dataset(InMemoryTable(rows))
+
+
+def hub_rows(dataset: str, configuration: str | None, split: str, columns: Sequence[str]) -> Any:
+    """All rows of one split as a ``datasets.Dataset``, downloaded if they are not in the cache of that library.
+
+    Raises:
+        RequestError: if they cannot be had, or lack one of ``columns``.
+    """
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    try:
+        with quiet_harness():
+            rows = load_dataset(dataset, configuration, split=split)
+    except (OSError, ValueError, DatasetsError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise RequestError(
+            f"data set {dataset}: cannot be had from the hub ({reason}); on a machine with network run: "
+            f"hf download --repo-type dataset {dataset} --local-dir DIR/{dataset}  and set evaluation.data_dir=DIR"
+        ) from error
+    _check_columns(rows.column_names, columns, f"data set {dataset}, {split}")
+    return rows
+
+
+def _check_columns(found: Sequence[str], needed: Sequence[str], where: str) -> None:
+    if missing := [column for column in needed if column not in found]:
+        has = ", ".join(found) or "no rows"
+        raise RequestError(f"{where}: has no column '{missing[0]}' (it has: {has}); give the data set's own files")
+
+
+def _read(path: Path) -> Any:
+    import pyarrow
+    from pyarrow import ipc, parquet
+
+    match path.suffix:
+        case ".parquet":
+            return parquet.read_table(path)
+        case ".arrow":
+            with ipc.open_stream(path.read_bytes()) as stream:
+                return stream.read_all()
+    text = path.read_text(encoding="utf-8")
+    # Either one array, or an object a line.
+    rows = (
+        json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines() if line]
+    )
+    return pyarrow.Table.from_pylist(rows)

@@ -1,0 +1,93 @@
+"""``nowag-exp compare``: which differences of two records are real."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from nowag_exp.cli import main
+from nowag_exp.errors import RequestError
+from nowag_exp.evaluation import Metric
+from nowag_exp.records.comparison import compare_records, find_record
+from nowag_exp.records.items import items_path, save_items
+from nowag_exp.records.record import RunRecord, save_record
+
+Make = Callable[..., RunRecord]
+A = [3.0, 3.5, 2.9, 3.2]
+B = [2.9, 3.4, 2.81, 3.1]
+
+
+def saved(results: Path, record: RunRecord) -> tuple[Path, RunRecord]:
+    save_record(results, record)
+    return results, record
+
+
+def test_what_is_real_is_said_with_its_test(make_record: Make, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    quiz = [Metric("acc", "quiz/easy", 0.5, 0.1, "f00", 20, None, {})]
+    for name, method, losses, right in (("aaaa", "wanda", A, 10), ("abbb", "nowag_p", B, 11)):
+        made = make_record(name, method, losses)
+        items = pd.DataFrame({"suite": "quiz", "task": "easy", "acc": [1] * right + [0] * (20 - right)})
+        metrics = [*made.metrics, replace(quiz[0], value=right / 20)]
+        saved(tmp_path, replace(made, metrics=metrics, items_sha256=save_items(tmp_path, name, items)))
+    assert main(["compare", "aa", "ab", f"paths.results={tmp_path}"]) == 0
+    out = capsys.readouterr().out
+    assert "A: llama wanda 2:4, dense activations, wiki_sample 8 x 512, seed 0 (aaaa)" in out
+    (perplexity,) = [line for line in out.splitlines() if line.startswith("perplexity")]
+    (accuracy,) = [line for line in out.splitlines() if line.startswith("acc")]
+    assert "-0.0975 ± 0.0025" in perplexity
+    assert "paired t" in perplexity
+    assert perplexity.rstrip().endswith("B is better")
+    assert "McNemar" in accuracy
+    assert accuracy.rstrip().endswith("no real difference")
+
+
+def test_metrics_on_different_tokens_are_not_compared(make_record: Make, tmp_path: Path) -> None:
+    a, b = make_record("a", "wanda", A), make_record("b", "nowag_p", B, token_hash="other")
+    lines, left_out = compare_records(saved(tmp_path, a), saved(tmp_path, b))
+    assert lines == []
+    assert left_out == ["perplexity wiki_sample@512: measured on different tokens, so not comparable"]
+
+
+def test_what_only_one_record_has_is_said(make_record: Make, tmp_path: Path) -> None:
+    a, b = make_record("a", "wanda", A), make_record("b", "nowag_p", B)
+    b = replace(b, metrics=[replace(b.metrics[0], name="kl")])
+    assert compare_records((tmp_path, a), (tmp_path, b))[1] == [
+        "perplexity wiki_sample@512: only A has it",
+        "kl wiki_sample@512: only B has it",
+    ]
+
+
+def test_p_values_are_adjusted_for_the_number_of_lines(make_record: Make, tmp_path: Path) -> None:
+    a, b = make_record("a", "wanda", A), make_record("b", "nowag_p", [x + 0.1 * (i - 1) for i, x in enumerate(A)])
+    alone, _ = compare_records((tmp_path, a), (tmp_path, b))
+    twice = [replace(r, metrics=[r.metrics[0], replace(r.metrics[0], protocol="other@1")]) for r in (a, b)]
+    both, _ = compare_records((tmp_path, twice[0]), (tmp_path, twice[1]))
+    assert alone[0].p_value is not None
+    assert [line.p_value for line in both] == [pytest.approx(2 * alone[0].p_value)] * 2
+
+
+def test_a_record_is_found_by_file_or_by_the_first_digits_of_its_fingerprint(make_record: Make, tmp_path: Path) -> None:
+    for name in ("abc1", "abd2"):
+        saved(tmp_path, make_record(name, "wanda", A))
+    assert find_record(tmp_path, "abc")[1].fingerprint == "abc1"
+    elsewhere = find_record(Path("nowhere"), str(tmp_path / "runs" / "abd2.json"))
+    assert (elsewhere[0], elsewhere[1].fingerprint) == (tmp_path, "abd2")
+    with pytest.raises(RequestError, match=r"ab: 2 records of .* begin with it; give a fingerprint"):
+        find_record(tmp_path, "ab")
+    with pytest.raises(RequestError, match=r"x: no record in .*runs; give a fingerprint"):
+        find_record(tmp_path, "x")
+
+
+def test_items_that_are_missing_or_changed_are_named(make_record: Make, tmp_path: Path) -> None:
+    quiz = [Metric("acc", "quiz/easy", 0.5, 0.1, "f00", 2, None, {})]
+    items = pd.DataFrame({"suite": "quiz", "task": "easy", "acc": [1, 0]})
+    sha256 = save_items(tmp_path, "aaaa", items)
+    made = replace(make_record("aaaa", "wanda", A, metrics=quiz), items_sha256=sha256)
+    items_path(tmp_path, "aaaa").write_bytes(b"other")
+    with pytest.raises(RequestError, match=r"aaaa\.items\.parquet: is not what its record was written with; remove"):
+        compare_records((tmp_path, made), (tmp_path, made))
+    items_path(tmp_path, "aaaa").unlink()
+    with pytest.raises(RequestError, match=r"aaaa\.items\.parquet: cannot be read .*remove aaaa\.json beside it"):
+        compare_records((tmp_path, made), (tmp_path, made))
