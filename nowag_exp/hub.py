@@ -6,10 +6,12 @@ huggingface_hub keeps the files in its own cache (``HF_HOME`` moves it), in cont
 import functools
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from nowag_exp.errors import RequestError
+from nowag_exp.files import atomic_write
 
 RepoType = Literal["model", "dataset"]
 
@@ -47,7 +49,7 @@ def resolve_commit(repo: str, revision: str, repo_type: RepoType) -> str:
     """The commit that ``revision`` names now; kept for the rest of the process, so that all files are of one commit.
 
     A full commit hash is taken as it is, without asking anyone; without network, a branch is what it was when it was
-    last downloaded.
+    last asked for. Branches may have slashes, as ``refs/convert/parquet``.
 
     Raises:
         RequestError: as :func:`hub_file`.
@@ -57,19 +59,23 @@ def resolve_commit(repo: str, revision: str, repo_type: RepoType) -> str:
     from huggingface_hub import HfApi, constants
     from huggingface_hub.file_download import repo_folder_name
 
+    # Where huggingface_hub itself keeps what it downloads by branch; files are downloaded by commit here.
+    remembered = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type=repo_type) / "refs" / revision
+
     def ask() -> str:
         commit = HfApi().repo_info(repo, revision=revision, repo_type=repo_type).sha
         assert commit is not None
         return commit
 
     try:
-        return _reported(repo, revision, repo_type, ask)
+        commit = _reported(repo, revision, repo_type, ask)
     except RequestError:
-        folder = repo_folder_name(repo_id=repo, repo_type=repo_type)
-        remembered = Path(constants.HF_HUB_CACHE) / folder / "refs" / revision
         if remembered.is_file():
             return remembered.read_text(encoding="ascii").strip()
         raise
+    with suppress(OSError), atomic_write(remembered) as temporary:  # A shared cache may be read-only.
+        temporary.write_text(commit, encoding="ascii")
+    return commit
 
 
 def _reported(repo: str, revision: str, repo_type: RepoType, get: Callable[[], str]) -> str:

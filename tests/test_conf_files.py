@@ -32,7 +32,7 @@ def test_the_promised_options_exist() -> None:
     assert set(models.split()) <= set(found["model"])
     assert {"wiki_sample", "redpajama", "c4", "wikitext2", "files"} <= set(found["calibration"])
     assert {"dense", "magnitude", "wanda", "nowag_p"} <= set(found["method"])
-    assert {"wiki_sample", "wikitext2", "c4_windows", "c4_joined", "files"} <= set(found["evaluation"])
+    assert {"wiki_sample", "wikitext2", "c4_windows", "c4_joined", "ptb", "files"} <= set(found["evaluation"])
     assert "none" in found["tracking"]
 
 

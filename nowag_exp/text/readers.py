@@ -1,4 +1,4 @@
-"""Documents of one file: .txt (one document), .jsonl and .json.gz (one a line), .parquet (one a row)."""
+"""Documents of one file: .txt (one document), .jsonl and .json.gz (one a line), .parquet and .arrow (one a row)."""
 
 import gzip
 import json
@@ -6,11 +6,14 @@ import mmap
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 from nowag_exp.errors import RequestError
 
-SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".json.gz", ".parquet")
+if TYPE_CHECKING:
+    import pyarrow
+
+SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".json.gz", ".parquet", ".arrow")
 
 
 def read_documents(path: Path, text_column: str) -> Sequence[str]:
@@ -49,6 +52,8 @@ def _read(path: Path, text_column: str) -> Sequence[str]:
             return [path.read_bytes().decode("utf-8")]
         case ".parquet":
             return _read_parquet(path, text_column)
+        case ".arrow":
+            return _read_arrow(path, text_column)
         case ".jsonl":
             return JsonLines(path, path.read_bytes() if path.stat().st_size == 0 else _map(path), text_column)
         case _:
@@ -124,20 +129,72 @@ def _map(path: Path) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def _read_parquet(path: Path, text_column: str) -> list[str]:
+def _read_parquet(path: Path, text_column: str) -> "ArrowColumn":
     import pyarrow
     from pyarrow import parquet
 
     try:
-        names = parquet.read_schema(path).names
-        if text_column not in names:
-            raise RequestError(f"{path}: has no column '{text_column}' (it has: {', '.join(names)}); set text_column")
-        texts = parquet.read_table(path, columns=[text_column])[text_column].to_pylist()
+        _require_column(path, parquet.read_schema(path), text_column)
+        return ArrowColumn(path, parquet.read_table(path, columns=[text_column])[text_column], text_column)
     except pyarrow.ArrowInvalid as error:
         raise RequestError(f"{path}: is not a Parquet file ({error}); give one") from error
-    for number, text in enumerate(texts, start=1):
-        if not isinstance(text, str):
-            raise RequestError(
-                f"{path}: row {number} has no text in '{text_column}' but {type(text).__name__}; set text_column"
-            )
-    return texts
+
+
+def _read_arrow(path: Path, text_column: str) -> "ArrowColumn":
+    import pyarrow
+
+    try:
+        source = pyarrow.memory_map(str(path))
+        is_file_format = source.read(6) == b"ARROW1"
+        source.seek(0)
+        # The datasets library writes the stream format, most others the file format; both under this suffix.
+        reader = pyarrow.ipc.open_file(source) if is_file_format else pyarrow.ipc.open_stream(source)
+        _require_column(path, reader.schema, text_column)
+        return ArrowColumn(path, reader.read_all()[text_column], text_column)
+    except pyarrow.ArrowInvalid as error:
+        raise RequestError(f"{path}: is not a whole Arrow file ({error}); get it again") from error
+
+
+def _require_column(path: Path, schema: "pyarrow.Schema", text_column: str) -> None:
+    if text_column not in schema.names:
+        has = ", ".join(schema.names)
+        raise RequestError(f"{path}: has no column '{text_column}' (it has: {has}); set text_column")
+
+
+class ArrowColumn(Sequence[str]):
+    """Rows of a column, turned into strings when asked for: of a file that is mapped, only those are read.
+
+    Args:
+        path: named in errors.
+        column: the text.
+        text_column: its name.
+
+    Raises:
+        RequestError: naming the first row that has no text.
+        pyarrow.ArrowInvalid: if the file is damaged; its texts are checked to be UTF-8.
+    """
+
+    def __init__(self, path: Path, column: "pyarrow.ChunkedArray", text_column: str) -> None:
+        from pyarrow import types
+
+        column.validate(full=True)
+        self._column = column
+        values = column.type.value_type if types.is_dictionary(column.type) else column.type
+        is_text = types.is_string(values) or types.is_large_string(values) or types.is_string_view(values)
+        if is_text and not column.null_count:
+            return
+        number = column.is_null().index(True).as_py() if is_text else 0
+        kind = type(column[number].as_py()).__name__ if len(column) else str(column.type)
+        raise RequestError(f"{path}: row {number + 1} has no text in '{text_column}' but {kind}; set text_column")
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        return self._column[index].to_pylist() if isinstance(index, slice) else self._column[index].as_py()

@@ -47,6 +47,12 @@ class Windows(ABC):
     def __post_init__(self) -> None:
         if self.context_length < 2:
             raise ValueError(f"context_length: must be at least 2 tokens; got {self.context_length}")
+        if "\\" in self.separator:
+            # The command line leaves "\n" as two characters, which would silently join documents by those.
+            raise ValueError(
+                "separator: has a backslash, which the command line does not turn into a line end; write real ones, "
+                f"in bash $'KEY=\"\\n\\n\"'; got {self.separator!r}"
+            )
 
     @property
     @abstractmethod

@@ -1,9 +1,10 @@
 """Where documents come from: the Hugging Face hub, files of the user, or the packaged Wikipedia sample."""
 
 import glob
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -12,7 +13,7 @@ from nowag_exp.errors import RequestError
 from nowag_exp.files import sha256_file
 from nowag_exp.hub import hub_file, resolve_commit
 from nowag_exp.settings import settings
-from nowag_exp.text.readers import read_documents, suffix
+from nowag_exp.text.readers import SUFFIXES, read_documents, suffix
 
 
 class TextSource(ABC):
@@ -34,7 +35,7 @@ class TextSource(ABC):
 
 @settings
 class HubText(TextSource):
-    """Files of a data set on the hub.
+    """Files of a data set on the hub, or local copies of them.
 
     Attributes:
         repo: data set id.
@@ -42,6 +43,8 @@ class HubText(TextSource):
         files: paths in the repository, read in this order.
         text_column: where the text of a row is.
         first_documents: read only this many; ``null`` for all.
+        data_dir: folder with copies, ``DATA_DIR/REPO/FILE``; where a file is missing, one that differs from it in its
+            suffix alone (converted, say, from ``.json.gz`` to ``.parquet``) is read. ``null`` asks the hub.
     """
 
     repo: str
@@ -49,17 +52,30 @@ class HubText(TextSource):
     files: Annotated[tuple[str, ...], Field(min_length=1)]
     text_column: str
     first_documents: Annotated[int, Field(ge=1)] | None
+    data_dir: str | None
 
     @property
     def _commit(self) -> str:
         return resolve_commit(self.repo, self.revision, "dataset")
 
+    def paths(self) -> list[Path]:
+        """The files here, downloaded if ``data_dir`` is ``None`` and they are not in the hub's cache.
+
+        Raises:
+            RequestError: if one cannot be had; it says which command to run.
+        """
+        if self.data_dir is None:
+            return [hub_file(self.repo, self._commit, file, repo_type="dataset") for file in self.files]
+        return [self._copy(Path(self.data_dir).expanduser(), file) for file in self.files]
+
     def documents(self) -> Sequence[str]:
-        paths = [hub_file(self.repo, self._commit, file, repo_type="dataset") for file in self.files]
-        documents = _joined([read_documents(path, self.text_column) for path in paths])
+        documents = _joined([read_documents(path, self.text_column) for path in self.paths()])
         return documents if self.first_documents is None else documents[: self.first_documents]
 
     def source_identity(self) -> dict[str, Any]:
+        if self.data_dir is not None:
+            copies = [_content_identity(path, self.text_column) for path in self.paths()]
+            return {"files": copies, "first_documents": self.first_documents}
         return {
             "repo": self.repo,
             "commit": self._commit,
@@ -68,6 +84,25 @@ class HubText(TextSource):
             "first_documents": self.first_documents,
         }
 
+    def _copy(self, data_dir: Path, file: str) -> Path:
+        for key, name in (("repo", self.repo), ("files", file)):
+            within = PurePosixPath(name)
+            if within.is_absolute() or ".." in within.parts:
+                raise RequestError(f"{self.key}.{key}: {name} leads out of data_dir={data_dir}; give a path within it")
+        folder = data_dir / self.repo
+        exact = folder / file
+        stem = exact.name.removesuffix(suffix(exact))
+        others = [exact.with_name(stem + known) for known in SUFFIXES if known not in (suffix(exact), ".txt")]
+        for path in (exact, *others):
+            if path.is_file():
+                return path
+        command = ["hf", "download", "--repo-type", "dataset", self.repo, file]
+        command += ["--revision", self.revision, "--local-dir", str(folder)]
+        raise RequestError(
+            f"{self.key}.data_dir={data_dir}: there is neither {exact} nor {', '.join(path.name for path in others)} "
+            f"beside it; run: {shlex.join(command)}"
+        )
+
 
 @settings
 class LocalText(TextSource):
@@ -75,7 +110,7 @@ class LocalText(TextSource):
 
     Attributes:
         path: a file or a glob, relative to the working directory; matches are read in sorted order.
-        text_column: where the text of a row is, for .jsonl and .parquet.
+        text_column: where the text of a row is; a .txt file has none.
     """
 
     path: str
@@ -92,7 +127,8 @@ class LocalText(TextSource):
         files = [path for path in found if path.is_file()]
         if not files:
             raise RequestError(
-                f"{self.key}.path={self.path}: no such file; give a .txt, .jsonl or .parquet file, or a glob of them"
+                f"{self.key}.path={self.path}: no such file; "
+                "give a .txt, .jsonl, .parquet or .arrow file, or a glob of them"
             )
         return files
 
@@ -100,16 +136,17 @@ class LocalText(TextSource):
         return _joined([read_documents(path, self.text_column) for path in self.paths()])
 
     def source_identity(self) -> dict[str, Any]:
-        files = []
-        for path in self.paths():
-            try:
-                content = sha256_file(path)
-            except OSError as error:
-                raise RequestError(f"{path}: cannot be read ({error.strerror}); give a readable file") from error
-            # The suffix says how it is read; the column matters only where there are some.
-            column = None if suffix(path) == ".txt" else self.text_column
-            files.append({"sha256": content, "suffix": suffix(path), "text_column": column})
-        return {"files": files}
+        return {"files": [_content_identity(path, self.text_column) for path in self.paths()]}
+
+
+def _content_identity(path: Path, text_column: str) -> dict[str, Any]:
+    try:
+        content = sha256_file(path)
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read ({error.strerror}); give a readable file") from error
+    # The suffix says how it is read; the column matters only where there are some.
+    column = None if suffix(path) == ".txt" else text_column
+    return {"sha256": content, "suffix": suffix(path), "text_column": column}
 
 
 def _joined(parts: list[Sequence[str]]) -> Sequence[str]:

@@ -12,6 +12,7 @@ from huggingface_hub import constants
 from nowag_exp.compose import compose
 from nowag_exp.config import build, build_experiment
 from nowag_exp.errors import RequestError
+from nowag_exp.evaluation import HubPerplexity
 from nowag_exp.experiment import Workbench, check, run
 from nowag_exp.hub import resolve_commit
 from nowag_exp.models import ModelSource
@@ -91,6 +92,49 @@ def test_a_branch_is_resolved_to_its_commit_and_a_commit_asks_nobody(hub: Path, 
     assert at_branch.identity() == at_commit.identity()
     nowhere = build(compose(["model=llama2_13b"])["model"], "model", ModelSource)
     assert len(nowhere.identity()["commit"]) == 40
+
+
+PARQUET = "refs/convert/parquet"
+
+
+def test_a_branch_with_slashes_is_found_in_the_cache(hub: Path) -> None:
+    folder = snapshot(hub, "dataset", "ptb-text-only/ptb_text_only")
+    reference = folder.parent.parent / "refs" / PARQUET
+    reference.parent.mkdir(parents=True)
+    reference.write_text(COMMIT)
+    (folder / "penn_treebank" / "test").mkdir(parents=True)
+    sentences = ["no it was n't black monday", "but while the <unk> did n't fall apart friday"]
+    pd.DataFrame({"sentence": sentences}).to_parquet(folder / "penn_treebank" / "test" / "0000.parquet")
+    (text,) = build_experiment(compose(["model=tiny", "evaluation=ptb"])).evaluation.perplexities
+    assert isinstance(text, HubPerplexity)
+    assert text.revision == PARQUET
+    assert list(text.documents()) == sentences
+    assert text.source_identity()["commit"] == COMMIT
+
+
+def test_a_branch_with_slashes_is_asked_for_by_its_whole_name_and_remembered(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import httpx2
+    from huggingface_hub import hf_api
+
+    asked = []
+
+    class Session:
+        def get(self, url: str, **options: object) -> object:
+            asked.append(url)
+            return httpx2.Response(200, json={"id": "owner/name", "sha": COMMIT}, request=httpx2.Request("GET", url))
+
+    with monkeypatch.context() as online:
+        online.setattr(constants, "HF_HUB_OFFLINE", False)
+        online.setattr(hf_api, "get_session", Session)
+        assert resolve_commit("owner/name", PARQUET, "dataset") == COMMIT
+    (url,) = asked
+    assert url.endswith("/api/datasets/owner/name/revision/refs%2Fconvert%2Fparquet")
+
+    resolve_commit.cache_clear()  # Another process, without network.
+    assert resolve_commit("owner/name", PARQUET, "dataset") == COMMIT
+    assert len(asked) == 1
 
 
 def test_without_network_the_error_says_which_command_to_run(hub: Path) -> None:

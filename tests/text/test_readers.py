@@ -1,9 +1,13 @@
 import gzip
 import json
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from nowag_exp.errors import RequestError
@@ -20,10 +24,21 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "blank.jsonl").write_text("\n" + lines.replace("\n", "\n\n", 1) + "\n", encoding="utf-8")
     (tmp_path / "a.json.gz").write_bytes(gzip.compress(lines.encode()))
     pd.DataFrame({"text": TEXTS, "n": [0, 1, 2]}).to_parquet(tmp_path / "a.parquet")
+    write_arrow(tmp_path / "stream.arrow", pyarrow.ipc.new_stream, TEXTS)
+    write_arrow(tmp_path / "file.arrow", pyarrow.ipc.new_file, TEXTS)
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "unended.jsonl", "blank.jsonl", "a.json.gz", "a.parquet"])
+def write_arrow(path: Path, new: Callable[..., Any], texts: Sequence[object]) -> None:
+    """One row a record batch, so that rows lie in several chunks."""
+    table = pyarrow.table({"text": texts, "n": range(len(texts))})
+    with new(path, table.schema) as writer:
+        writer.write_table(table, max_chunksize=1)
+
+
+@pytest.mark.parametrize(
+    "name", ["a.jsonl", "unended.jsonl", "blank.jsonl", "a.json.gz", "a.parquet", "stream.arrow", "file.arrow"]
+)
 def test_every_row_is_a_document_in_every_format(folder: Path, name: str) -> None:
     documents = read_documents(folder / name, "text")
     assert list(documents) == TEXTS
@@ -51,6 +66,9 @@ def test_a_txt_file_is_one_document(tmp_path: Path) -> None:
         ("number.jsonl", b'{"text": 3}\n', "document 1 has no text in 'text'"),
         ("list.jsonl", b"[1]\n", "document 1 has no text in 'text'"),
         ("broken.parquet", b"PAR1 no", "is not a Parquet file"),
+        ("empty.arrow", b"", "is not a whole Arrow file"),
+        ("text.arrow", b"a text that is none", "is not a whole Arrow file"),
+        ("magic.arrow", b"ARROW1 and no more", "is not a whole Arrow file"),
         ("broken.json.gz", b"no gzip", "is not a whole gzip file"),
         ("cut.json.gz", gzip.compress(b'{"text": "a"}\n' * 99)[:30], "is not a whole gzip file"),
     ],
@@ -66,13 +84,51 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_documents(tmp_path / "nope.txt", "text")
 
 
-def test_a_parquet_file_without_the_column_says_which_there_are(folder: Path) -> None:
-    with pytest.raises(RequestError, match=r"has no column 'body' \(it has: text, n\)"):
-        read_documents(folder / "a.parquet", "body")
+@pytest.mark.parametrize("name", ["a.parquet", "stream.arrow", "file.arrow"])
+def test_a_table_without_the_column_says_which_there_are(folder: Path, name: str) -> None:
+    with pytest.raises(RequestError, match=rf"{name}: has no column 'body' \(it has: text, n\)"):
+        read_documents(folder / name, "body")
 
 
-@pytest.mark.parametrize("values", [[1, 2], [["a"], ["b"]], ["a", None]])
-def test_a_parquet_column_that_holds_no_text_is_refused(tmp_path: Path, values: list[object]) -> None:
+@pytest.mark.parametrize("name", ["stream.arrow", "file.arrow"])
+def test_an_arrow_file_that_was_cut_short_is_refused(folder: Path, name: str) -> None:
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(RequestError, match=rf"{name}: is not a whole Arrow file \(.+\); get it again"):
+        read_documents(folder / name, "text")
+
+
+def test_what_the_datasets_library_saves_is_read(tmp_path: Path) -> None:
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(tmp_path / "saved")
+    assert list(read_documents(tmp_path / "saved" / "data-00000-of-00001.arrow", "text")) == TEXTS
+
+
+@pytest.mark.parametrize(
+    ("values", "row"),
+    [([1, 2], "row 1 .* but int"), ([["a"], ["b"]], "row 1 .* but list"), (["a", None], "row 2 .* but NoneType")],
+)
+def test_a_column_that_holds_no_text_is_refused(tmp_path: Path, values: list[object], row: str) -> None:
     pd.DataFrame({"text": values}).to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(RequestError, match=r"a\.parquet: row \d has no text in 'text' but \w+; set text_column"):
-        read_documents(tmp_path / "a.parquet", "text")
+    write_arrow(tmp_path / "a.arrow", pyarrow.ipc.new_stream, values)
+    for name in ("a.parquet", "a.arrow"):
+        with pytest.raises(RequestError, match=rf"{name}: {row}; set text_column"):
+            read_documents(tmp_path / name, "text")
+
+
+def test_repeated_texts_that_are_stored_once_are_read(tmp_path: Path) -> None:
+    pd.DataFrame({"text": pd.Categorical(["b", "a", "b"])}).to_parquet(tmp_path / "a.parquet")
+    assert list(read_documents(tmp_path / "a.parquet", "text")) == ["b", "a", "b"]
+
+
+def test_a_column_that_is_not_utf8_is_refused_when_the_file_is_opened(tmp_path: Path) -> None:
+    latin = pyarrow.Array.from_buffers(pyarrow.binary(), 1, pyarrow.array([b"\xe9"]).buffers()).view(pyarrow.string())
+    table = pyarrow.table({"text": latin})
+    with pyarrow.ipc.new_file(tmp_path / "a.arrow", table.schema) as writer:
+        writer.write_table(table)
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    for name in ("a.arrow", "a.parquet"):
+        with pytest.raises(RequestError, match=rf"{name}: .*UTF8"):
+            read_documents(tmp_path / name, "text")

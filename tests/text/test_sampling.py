@@ -143,3 +143,9 @@ def test_the_same_seed_draws_the_same_windows(seed: int, n: int, sampling: str) 
 def test_a_seed_that_does_not_matter_is_not_part_of_the_identity() -> None:
     assert windows("sequential", seed=0).windows_identity() == windows("sequential", seed=1).windows_identity()
     assert windows("random", seed=0).windows_identity() != windows("random", seed=1).windows_identity()
+
+
+def test_an_escape_that_the_command_line_left_as_it_is_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"separator: has a backslash.* in bash \$'KEY=\"\\n\\n\"'; got '\\\\n\\\\n'"):
+        windows("sequential", separator="\\n\\n")
+    assert windows("sequential", separator="\n\n").separator == "\n\n"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from nowag_exp.compose import compose
 from nowag_exp.config import build
-from nowag_exp.evaluation import WikiSampleEvaluation
+from nowag_exp.evaluation import WikiSamplePerplexity
 from nowag_exp.evaluation.zero_shot.embedded import TEMPLATES, VERSION, Item, derive, write
 
 N_CHOICES = {"wiki_continuation": 4, "wiki_last_word": 4, "wiki_word_order": 2}
@@ -179,7 +179,8 @@ def test_an_abbreviation_ends_no_sentence() -> None:
 
 @pytest.fixture(scope="module")
 def packaged() -> list[str]:
-    text = build(compose(["evaluation=wiki_sample"])["evaluation"], "evaluation", WikiSampleEvaluation)
+    node = compose(["evaluation=wiki_sample"])["evaluation"]["wiki_sample"]
+    text = build(node, "evaluation.wiki_sample", WikiSamplePerplexity)
     assert text.half == "odd"
     return list(text.documents())
 
