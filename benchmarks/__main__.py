@@ -1,10 +1,10 @@
-"""``python -m benchmarks``: all comparisons on SmolLM2-135M, about six minutes on 2 cores."""
+"""``python -m benchmarks``: all comparisons on SmolLM2-135M, about eight minutes on 2 cores."""
 
 import sys
 
 import torch
 
-from benchmarks import forward, kmeans, masks, solver
+from benchmarks import forward, kmeans, masks, solver, zero_shot
 from benchmarks.timing import HEADER
 from nowag_exp.compose import compose
 from nowag_exp.config import build_experiment
@@ -14,7 +14,7 @@ def main() -> int:
     model = build_experiment(compose([])).model.load(torch.device("cpu"))
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n{HEADER}")
     below = 0
-    for part in (masks, forward, kmeans, solver):
+    for part in (masks, forward, kmeans, solver, zero_shot):
         for comparison in part.run(model):
             print(comparison.line(), flush=True)
             below += comparison.ratio < comparison.wanted
