@@ -11,11 +11,7 @@ from nowag_exp.models import CausalLM
 from nowag_exp.text import load_transformers_tokenizer
 
 ITEMS, CHOICES, CONTEXT, ANSWER, BATCH = 25, 4, 40, 8, 16
-WORDS = (
-    "time year people way day man thing woman life child world school state family student group country problem hand "
-    "part place case week company system program question work number night point home water room mother area money "
-    "story fact month lot right study book eye job word business issue side kind head house service friend father power"
-).split()
+WORDS = ["time", "year", "people", "way", "day", "man", "thing", "life", "world", "school", "house", "water", "night"]
 """Each is one token after a space."""
 
 
