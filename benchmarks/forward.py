@@ -31,14 +31,29 @@ def run(model: CausalLM) -> list[Comparison]:
         for batch in ids.split(BATCH):
             model.module(batch, labels=batch, use_cache=False)
 
+    @torch.inference_mode()
+    def plain_divergence() -> None:
+        for batch in ids.split(BATCH):
+            dense = model.module(batch, use_cache=False).logits.log_softmax(dim=-1)
+            logits = model.module(batch, use_cache=False).logits.log_softmax(dim=-1)
+            torch.nn.functional.kl_div(logits, dense, log_target=True, reduction="sum")
+            torch.nn.functional.nll_loss(logits[:, :-1].flatten(0, 1), batch[:, 1:].flatten())
+            (dense.argmax(dim=-1) == logits.argmax(dim=-1)).sum()
+
     def calibration() -> None:
         deque(walk(model, ids, BATCH, "dense", Needs.DIAGONAL), maxlen=0)
 
     def evaluation() -> None:
         score_windows(model, ids, last_states(model, ids, BATCH), None, lambda: None)
 
+    dense_states = list(last_states(model, ids, BATCH))
+
+    def fidelity() -> None:
+        score_windows(model, ids, last_states(model, ids, BATCH), dense_states, lambda: None)
+
     return [
         compare("calibration, against the forward without its head", calibration, plain_body, 7, 0.95),
         compare("evaluation, against the forward without any loss", evaluation, plain_with_head, 7, 0.95),
         compare("evaluation, against the forward with its loss", evaluation, plain_loss, 7, 0.95),
+        compare("evaluation with KL, against both models' forward", fidelity, plain_divergence, 3, 0.95),
     ]

@@ -356,7 +356,7 @@ def test_a_record_says_exactly_what_its_number_is(make) -> None:
     assert record.inputs.calibration_token_hash == bench.tokens(experiment, "calibration").sha256
     assert record.metrics[0].token_hash == bench.tokens(experiment, "evaluation.files").sha256
     assert record.metrics[0].protocol == "files:eval.txt@64"
-    assert record.metrics[0].details == {"dtype": "float32", "n_predicted": 4 * 63, "version": 2}
+    assert record.metrics[0].details == {"dtype": "float32", "n_predicted": 4 * 63, "version": 1}
     assert len(record.inputs.model_files["model.safetensors"]) == 64
     assert record.compression.sparsity == 0.5
     assert record.compression.bits_per_weight == 8.75

@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
@@ -38,12 +37,12 @@ class Metric:
     details: dict[str, Any]
 
 
-def mean_and_error(values: Float[Tensor, " n"] | Float[np.ndarray, " n"]) -> tuple[float, float | None]:
+def mean_and_error(values: Float[Tensor, " n"]) -> tuple[float, float | None]:
     """Mean ``m`` and its standard error ``s / √n``, ``s`` the sample standard deviation; no error for one value."""
     mean = float(values.mean())
     if len(values) < 2:
         return mean, None
-    return mean, float(values.std(correction=1)) / math.sqrt(len(values))  # numpy 2 knows it by torch's name.
+    return mean, float(values.std(correction=1)) / math.sqrt(len(values))
 
 
 def perplexity(losses: Float[Tensor, " windows"]) -> tuple[float, float | None]:

@@ -17,7 +17,7 @@ class Perplexity(Measurement, Windows, TextSource):
         n_windows: how many windows of ``context_length`` tokens; ``null`` for all that are whole.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 1
     """Raised when the same windows and weights would give another value."""
 
     n_windows: int | None

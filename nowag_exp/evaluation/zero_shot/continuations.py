@@ -157,7 +157,8 @@ class Continuations:
         # Without a fork, a row is an ordinary text; the padding on its right is not seen by what stands before it.
         forked = bool((branches > 1).any())
         positions = _padded([tree.positions for tree in batch], 0) if forked else None
-        hidden = self._model.last_hidden(ids, positions, sees(branches) if forked else None)
+        mask = sees(branches.to(self._model.device)) if forked else None
+        hidden = self._model.last_hidden(ids, positions, mask)
 
         where, lengths, targets = [], [], []
         for row, tree in enumerate(batch):
@@ -191,7 +192,7 @@ def sees(branches: Int64[Tensor, "batch row"]) -> Bool[Tensor, "batch row row"]:
     Padding sees the context too: a token that sees nothing has NaN activations, which would spread.
     """
     n = branches.shape[1]
-    causal = torch.ones(n, n, dtype=torch.bool).tril()
+    causal = torch.ones(n, n, dtype=torch.bool, device=branches.device).tril()
     return causal & ((branches[:, None, :] == CONTEXT) | (branches[:, None, :] == branches[:, :, None]))
 
 

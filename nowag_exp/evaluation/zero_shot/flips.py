@@ -3,6 +3,8 @@
 import hashlib
 from dataclasses import replace
 
+import torch
+
 from nowag_exp.evaluation.metrics import Metric, mean_and_error
 from nowag_exp.evaluation.zero_shot.harness import SuiteOutcome
 
@@ -16,7 +18,7 @@ def with_flips(outcome: SuiteOutcome, dense: SuiteOutcome) -> SuiteOutcome:
     items, before = outcome.items, dense.items
     assert items["item_hash"].tolist() == before["item_hash"].tolist()
     changed = items["acc"] - before["acc"]
-    value, error = mean_and_error(changed.abs().to_numpy(dtype=float))
+    value, error = mean_and_error(torch.tensor(changed.abs().to_numpy(), dtype=torch.float64))
     flips = Metric(
         name="flips",
         protocol=outcome.suite,

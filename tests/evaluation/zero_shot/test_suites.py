@@ -305,3 +305,13 @@ def test_the_package_is_built_from_its_settings_only(suite: Suite) -> None:
         build({"_target_": "nowag_exp.evaluation.zero_shot.StockZeroShot"}, "evaluation.x", ZeroShot)
     assert isinstance(suite(), StockZeroShot)
     assert tasks.NOT_OURS == ("tag", "group", "task_list")
+
+
+def test_local_copies_leave_nothing_in_the_cache_of_the_datasets_library(
+    suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    suite(seed=987).check()  # Settings that no other test has loaded.
+    assert not (tmp_path / "cache").exists()

@@ -1,0 +1,131 @@
+"""Suites inside whole experiments: what is kept, shared, and held against the dense model."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from nowag_exp import experiment as module
+from nowag_exp.cli import main
+from nowag_exp.compose import compose
+from nowag_exp.config import Experiment, build_experiment
+from nowag_exp.errors import ConfigError, RequestError
+from nowag_exp.experiment import Workbench, check, recorded, run
+from nowag_exp.progress import Reporter
+from nowag_exp.records.items import items_path, load_items
+from nowag_exp.records.record import RunRecord
+
+RESULTS = Path("results")
+Make = Callable[..., Experiment]
+
+
+@pytest.fixture
+def make(workplace: Path, data_dir: Path) -> Make:
+    base = ["model=tiny", "evaluation=[files,full_zero_shot]", "evaluation.files.path=eval.txt"]
+    base += [f"evaluation.data_dir={data_dir}", "evaluation.files.n_windows=2"]
+    base += ["calibration=files", "calibration.path=cal.txt"]
+    return lambda *overrides: build_experiment(compose([*base, *overrides]))
+
+
+def run_one(experiment: Experiment) -> RunRecord:
+    bench = Workbench()
+    check(experiment, bench)
+    return run(experiment, bench, Reporter())
+
+
+def test_the_dense_model_answers_once_for_all_that_are_held_against_it(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[int] = []
+    score = module.score
+    monkeypatch.setattr(module, "score", lambda model, *rest: scored.append(len(model._changed)) or score(model, *rest))
+    records = [run_one(make(f"method={method}")) for method in ("magnitude", "dense", "nowag_p")]
+    assert [bool(changed) for changed in scored] == [False, True, True]
+    items = [load_items(RESULTS, record) for record in records]
+    dense = items[1]
+    for record, compressed in ((records[0], items[0]), (records[2], items[2])):
+        lost = int(((dense["acc"] == 1) & (compressed["acc"] == 0)).sum())
+        won = int(((dense["acc"] == 0) & (compressed["acc"] == 1)).sum())
+        (flips,) = [metric for metric in record.metrics if metric.name == "flips"]
+        assert (flips.details["lost"], flips.details["won"]) == (lost, won)
+        assert flips.value == pytest.approx((lost + won) / len(dense))
+        assert compressed["flips"].sum() == lost + won > 0
+    assert "flips" not in {metric.name for metric in records[1].metrics}
+    # What came from the store is what the dense model answers when it is asked itself.
+    alone = run_one(make("method=dense", "evaluation.fidelity=false", "paths.results=alone"))
+    columns = ["task", "item", "item_hash", "acc", "loglikelihoods"]
+    pd.testing.assert_frame_equal(load_items(Path("alone"), alone)[columns], dense[columns])
+    assert [m for m in records[1].metrics if m.name == "acc"] == [m for m in alone.metrics if m.name == "acc"]
+
+
+def test_a_records_accuracies_are_the_means_of_its_items(make: Make) -> None:
+    record = run_one(make("method=magnitude"))
+    items = load_items(RESULTS, record)
+    assert set(items["suite"]) == {"full_zero_shot"}
+    for metric in record.metrics:
+        if metric.name in ("acc", "acc_norm") and not metric.protocol.endswith("/mean"):
+            own = items[items["task"] == metric.protocol.partition("/")[2]]
+            assert metric.value == pytest.approx(own[metric.name].mean())
+            assert metric.n == len(own)
+
+
+def test_lost_items_are_made_again(make: Make) -> None:
+    experiment = make("method=magnitude")
+    first = run_one(experiment)
+    assert recorded(experiment) == first
+    items_path(RESULTS, first.fingerprint).unlink()
+    assert recorded(experiment) is None
+    assert run_one(experiment).items_sha256 == first.items_sha256
+
+
+def test_two_records_are_compared_item_by_item_and_shown_in_a_block(
+    make: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [run_one(make(f"method={method}")).fingerprint for method in ("magnitude", "nowag_p")]
+    assert main(["compare", *names]) == 0
+    out = capsys.readouterr().out
+    (line,) = [line for line in out.splitlines() if line.startswith("acc full_zero_shot/arc_easy ")]
+    assert "McNemar, exact" in line
+    assert any(line.startswith("flips full_zero_shot ") for line in out.splitlines())
+    assert main(["table"]) == 0
+    assert "tiny full_zero_shot\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("evaluation.full_zero_shot.limit=0", "evaluation.full_zero_shot.limit: must be at least 1, or null for all"),
+        (
+            "evaluation.full_zero_shot.tasks=[arc_esay]",
+            r"evaluation.full_zero_shot.tasks: unknown task 'arc_esay'; there are: .*did you mean arc_easy\?",
+        ),
+        ("evaluation.fidelity=2", "evaluation.fidelity: input should be a valid boolean; got 2"),
+        ("+evaluation.foo=2", "evaluation.foo: unknown key; there are: data_dir, fidelity, noise_floor_windows"),
+        ("+evaluation.foo.x=2", "evaluation.foo._target_: must name a class below 'nowag_exp.'; got None"),
+    ],
+)
+def test_a_wrong_setting_is_named(make: Make, override: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        make(override)
+
+
+def test_a_set_of_no_measurements_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"evaluation: measures nothing; set evaluation=NAME or evaluation=\[NAME,NAME\]"
+    ):
+        build_experiment(compose(["model=tiny", "evaluation=[]"]))
+
+
+def test_missing_rows_are_found_before_anything_is_run(make: Make, data_dir: Path) -> None:
+    for path in (data_dir / "baber/piqa").iterdir():
+        path.unlink()
+    with pytest.raises(RequestError, match="hf download --repo-type dataset baber/piqa"):
+        check(make("method=magnitude"), Workbench())
+
+
+def test_a_limit_is_another_experiment_and_takes_the_first_items(make: Make) -> None:
+    few = make("method=dense", "evaluation.full_zero_shot.limit=2")
+    assert few.fingerprint != make("method=dense").fingerprint
+    items = load_items(RESULTS, run_one(few))
+    assert items.groupby("task")["item"].apply(list).map(lambda found: found == [0, 1]).all()
