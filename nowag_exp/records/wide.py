@@ -1,5 +1,6 @@
 """Tables to read: a row an experiment, a column a metric, winners marked where they are significantly better."""
 
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -184,8 +185,7 @@ def _noise_floor(rows: list[Row], columns: list[Column]) -> list[str]:
             if column.protocol == protocol and column.metric.startswith(NOISE_FLOOR)
         }
         parts = [
-            f"{HEADINGS[name]} {_number(name, measured.value)}{' %' * (name in PERCENT)}"
-            for name, measured in floor.items()
+            f"{_heading(Column(name, '', None), Counter())} {_value(measured)}" for name, measured in floor.items()
         ]
         n = next(iter(floor.values())).metrics[0].n
         lines.append(
@@ -257,21 +257,23 @@ def _is_real(a: Measured, b: Measured) -> bool:
 
 def _value(measured: Measured) -> str:
     """``50.57 ± 3.85 (s 0.42)``: the mean over seeds, its error over windows or items, its spread over seeds."""
-    text = _number(measured.name, measured.value)
+    scale, decimals = _precision(measured.name, measured.value)
+    text = f"{scale * measured.value:.{decimals}f}"
     if measured.standard_error is not None:
-        text += f" ± {_number(measured.name, measured.standard_error)}"
+        text += f" ± {scale * measured.standard_error:.{decimals}f}"
     details = measured.metrics[0].details
     if measured.name == "flips" and len(measured.metrics) == 1:
         text += f" (-{details['lost']} +{details['won']})"
     if measured.spread is not None:
-        text += f" (s {_number(measured.name, measured.spread)})"
+        text += f" (s {scale * measured.spread:.{decimals}f})"
     return text
 
 
-def _number(metric: str, value: float) -> str:
-    if metric in PERCENT:
-        return f"{100 * value:.1f}"
-    return f"{value:.3g}" if metric == "kl" else f"{value:.2f}"
+def _precision(metric: str, value: float) -> tuple[int, int]:
+    """The factor by which a metric is shown, and its decimals: of a divergence three digits that count."""
+    if metric == "kl":
+        return 1, 3 if value <= 0 else max(2, 2 - math.floor(math.log10(value)))
+    return (100, 1) if metric in PERCENT else (1, 2)
 
 
 def _setting(name: str, value: Any) -> str:

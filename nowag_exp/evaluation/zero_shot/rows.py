@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nowag_exp.errors import RequestError
+from nowag_exp.hub import resolve_commit
 from nowag_exp.quiet import quiet_harness
 
 SUFFIXES = (".parquet", ".jsonl", ".json", ".arrow")
@@ -76,7 +77,19 @@ def read_rows(files: Sequence[Path], columns: Sequence[str]) -> Any:
     return Dataset(InMemoryTable(rows))
 
 
-def hub_rows(dataset: str, configuration: str | None, split: str, columns: Sequence[str]) -> Any:
+def hub_commit(dataset: str) -> str:
+    """The commit whose rows are taken: the newest, since lm-eval pins none; without network, the newest known here.
+
+    Raises:
+        RequestError: if it cannot be found out.
+    """
+    try:
+        return resolve_commit(dataset, "main", "dataset")
+    except RequestError as error:
+        raise _unavailable(dataset, error) from error
+
+
+def hub_rows(dataset: str, commit: str, configuration: str | None, split: str, columns: Sequence[str]) -> Any:
     """All rows of one split as a ``datasets.Dataset``, downloaded if they are not in the cache of that library.
 
     Raises:
@@ -87,15 +100,19 @@ def hub_rows(dataset: str, configuration: str | None, split: str, columns: Seque
 
     try:
         with quiet_harness():
-            rows = load_dataset(dataset, configuration, split=split)
+            rows = load_dataset(dataset, configuration, split=split, revision=commit)
     except (OSError, ValueError, DatasetsError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise RequestError(
-            f"data set {dataset}: cannot be had from the hub ({reason}); on a machine with network run: "
-            f"hf download --repo-type dataset {dataset} --local-dir DIR/{dataset}  and set evaluation.data_dir=DIR"
-        ) from error
+        raise _unavailable(dataset, error) from error
     _check_columns(rows.column_names, columns, f"data set {dataset}, {split}")
     return rows
+
+
+def _unavailable(dataset: str, error: Exception) -> RequestError:
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    return RequestError(
+        f"data set {dataset}: cannot be had from the hub ({reason}); on a machine with network run: "
+        f"hf download --repo-type dataset {dataset} --local-dir DIR/{dataset}  and set evaluation.data_dir=DIR"
+    )
 
 
 def _check_columns(found: Sequence[str], needed: Sequence[str], where: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from nowag_exp.errors import RequestError
 from nowag_exp.evaluation.measurement import Measurement
-from nowag_exp.evaluation.zero_shot.rows import hub_rows, read_rows, split_files
+from nowag_exp.evaluation.zero_shot.rows import hub_commit, hub_rows, read_rows, split_files
 from nowag_exp.evaluation.zero_shot.tasks import STOCK, build_task, needed_splits, read_config
 from nowag_exp.files import sha256_file
 from nowag_exp.layout import among
@@ -147,7 +147,9 @@ class StockZeroShot(ZeroShot):
         config = self._config(task, with_functions=False)
         source: dict[str, Any] = {"task_version": config["metadata"]["version"], "dataset": config["dataset_path"]}
         source["configuration"] = config.get("dataset_name")
-        if self.data_dir is not None:
+        if self.data_dir is None:
+            source["commit"] = hub_commit(config["dataset_path"])
+        else:
             splits = filter(None, needed_splits(config, self.n_fewshot))
             source["files"] = {split: [sha256_file(path) for path in self._files(config, split)] for split in splits}
         return source
@@ -171,5 +173,6 @@ class StockZeroShot(ZeroShot):
 
     def _rows(self, config: dict[str, Any], columns: tuple[str, ...], split: str) -> Any:
         if self.data_dir is None:
-            return hub_rows(config["dataset_path"], config.get("dataset_name"), split, columns)
+            dataset = config["dataset_path"]
+            return hub_rows(dataset, hub_commit(dataset), config.get("dataset_name"), split, columns)
         return read_rows(self._files(config, split), columns)

@@ -21,7 +21,7 @@ def test_the_suites_are_those_of_the_papers(suite: Suite) -> None:
     assert paper.tasks == ("winogrande", "piqa", "rte", "arc_easy", "arc_challenge")
     assert wanda.tasks == ("boolq", "rte", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa")
     assert set(full.tasks) == {*paper.tasks, *wanda.tasks} == set(STOCK)
-    assert (paper.bos, wanda.bos, full.bos) == ("none", "first", "first")
+    assert {s.bos for s in (paper, wanda, full)} == {"none"}
     assert (paper.metrics, wanda.metrics, full.metrics) == (("acc",), ("acc",), ("acc", "acc_norm"))
     assert {s.n_fewshot for s in (paper, wanda, full)} == {0}
     assert {s.limit for s in (paper, wanda, full)} == {None}
@@ -260,15 +260,17 @@ def test_rows_of_the_hub_lack_no_column_either(suite: Suite, monkeypatch: pytest
 
     asked: list[tuple[Any, ...]] = []
 
-    def load(dataset: str, configuration: str | None, split: str) -> Any:
-        asked.append((dataset, configuration, split))
+    def load(dataset: str, configuration: str | None, split: str, revision: str) -> Any:
+        asked.append((dataset, configuration, split, revision))
         return datasets.Dataset.from_list(content)
 
     monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr("nowag_exp.evaluation.zero_shot.rows.resolve_commit", lambda *_: "c0ffee")
     content = rows["boolq"]["validation"]
     wanted = suite(tasks=["boolq"], data_dir=None)
     assert wanted.n_items() == 2
-    assert asked == [("aps/super_glue", "boolq", "validation")]
+    assert asked == [("aps/super_glue", "boolq", "validation", "c0ffee")]
+    assert wanted.identity()["tasks"]["boolq"]["commit"] == "c0ffee"
     for row in content:
         del row["passage"]
     with pytest.raises(RequestError, match=r"data set aps/super_glue, validation: has no column 'passage'"):
@@ -295,9 +297,14 @@ def test_the_identity_does_not_depend_on_where_the_files_are(suite: Suite, data_
     assert suite(data_dir=str(moved)).identity() == identity
 
 
-def test_the_identity_needs_neither_network_nor_files_without_data_dir(suite: Suite) -> None:
-    identity = suite(data_dir=None, tasks=["piqa"]).identity()
-    assert identity["tasks"]["piqa"] == {"task_version": 1.0, "dataset": "baber/piqa", "configuration": None}
+def test_the_identity_of_rows_from_the_hub_is_their_commit(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nowag_exp.evaluation.zero_shot.rows.resolve_commit", lambda repo, *_: f"newest of {repo}")
+    assert suite(data_dir=None, tasks=["piqa"]).identity()["tasks"]["piqa"] == {
+        "task_version": 1.0,
+        "dataset": "baber/piqa",
+        "configuration": None,
+        "commit": "newest of baber/piqa",
+    }
 
 
 def test_the_package_is_built_from_its_settings_only(suite: Suite) -> None:
