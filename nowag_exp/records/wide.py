@@ -185,7 +185,8 @@ def _noise_floor(rows: list[Row], columns: list[Column]) -> list[str]:
             if column.protocol == protocol and column.metric.startswith(NOISE_FLOOR)
         }
         parts = [
-            f"{_heading(Column(name, '', None), Counter())} {_value(measured)}" for name, measured in floor.items()
+            f"{_heading(Column(name, '', None), Counter())} {_value(name, measured)}"
+            for name, measured in floor.items()
         ]
         n = next(iter(floor.values())).metrics[0].n
         lines.append(
@@ -208,7 +209,7 @@ def _cells(rows: list[Row], settings: list[str], columns: list[Column], form: Fo
         )
         ((most, _),) = usual.most_common(1)
         for row, line in zip(rows, cells, strict=True):
-            text = _escaped(_value(row.measured[column]), form) if column in row.measured else "-"
+            text = _escaped(_value(column.metric, row.measured[column]), form) if column in row.measured else "-"
             if column in row.measured and {metric.token_hash for metric in row.measured[column].metrics} != {most}:
                 text += " †"
             is_winner = any(row is winner for winner in winners)
@@ -255,14 +256,14 @@ def _is_real(a: Measured, b: Measured) -> bool:
     return found is not None and found.p_value < LEVEL
 
 
-def _value(measured: Measured) -> str:
+def _value(metric: str, measured: Measured) -> str:
     """``50.57 ± 3.85 (s 0.42)``: the mean over seeds, its error over windows or items, its spread over seeds."""
-    scale, decimals = _precision(measured.name, measured.value)
+    scale, decimals = _precision(metric, measured.value)
     text = f"{scale * measured.value:.{decimals}f}"
     if measured.standard_error is not None:
         text += f" ± {scale * measured.standard_error:.{decimals}f}"
     details = measured.metrics[0].details
-    if measured.name == "flips" and len(measured.metrics) == 1:
+    if metric == "flips" and len(measured.metrics) == 1:
         text += f" (-{details['lost']} +{details['won']})"
     if measured.spread is not None:
         text += f" (s {scale * measured.spread:.{decimals}f})"

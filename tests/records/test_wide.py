@@ -123,10 +123,8 @@ def test_the_noise_floor_is_a_line_below_the_table(make_record: Make, tmp_path: 
         Metric("noise_floor_top1_agreement", "t@8", 0.985, 0.005, "f01", 2, values, {}),
     ]
     text = render([make_record("a", "dense", BASE, metrics=floor)], "text", tmp_path)
-    assert (
-        "noise floor of t@8, the dense model in bfloat16 against float32: KL 0.00150 ± 0.00050, top-1 % 98.5 ± 0.5 (2 windows)"
-        in text
-    )
+    assert "noise floor of t@8, the dense model in bfloat16 against float32: KL 0.00150 ± 0.00050, top-1 % 98.5" in text
+    assert "98.5 ± 0.5 (2 windows)" in text
     assert "noise_floor" not in text
 
 
