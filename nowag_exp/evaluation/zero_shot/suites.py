@@ -13,6 +13,7 @@ from nowag_exp.evaluation.zero_shot.rows import hub_commit, hub_rows, read_rows,
 from nowag_exp.evaluation.zero_shot.tasks import STOCK, build_task, needed_splits, read_config
 from nowag_exp.files import sha256_file
 from nowag_exp.layout import among
+from nowag_exp.quiet import quiet_harness
 from nowag_exp.settings import settings
 from nowag_exp.text import Tokenizer
 
@@ -117,7 +118,8 @@ class ZeroShot(Measurement):
 
     def n_items(self) -> int:
         """Items that will be scored; each is one tick of :func:`~nowag_exp.evaluation.zero_shot.harness.score`."""
-        sizes = (len(task.eval_docs) for task in self.load_tasks().values())
+        with quiet_harness():
+            sizes = [len(task.eval_docs) for task in self.load_tasks().values()]
         return sum(size if self.limit is None else min(size, self.limit) for size in sizes)
 
 

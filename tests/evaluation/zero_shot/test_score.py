@@ -344,7 +344,7 @@ def test_details_say_what_was_run(suite: Suite, model: CausalLM, tokenizer_folde
         "n_fewshot": 0,
         "limit": None,
         "seed": 1234,
-        "bos": "first",
+        "bos": "none",
         "task_version": 2.0,
         "dataset": "aps/super_glue",
         "configuration": "boolq",
@@ -359,14 +359,14 @@ def test_a_suite_computes_nothing_that_another_has_computed(
     alone = one(score(model, tokenizer_folder, [suite()], 300, ignore))
     n_forwards = len(forwards.shapes)
     forwards.shapes.clear()
-    wanda = suite("wanda_zero_shot")  # Seven of the eight tasks, and BOS first as well.
+    wanda = suite("wanda_zero_shot")  # Seven of the eight tasks, and no BOS either.
     first, second = score(model, tokenizer_folder, [suite(), wanda], 300, ignore)
     assert len(forwards.shapes) == n_forwards
     pd.testing.assert_frame_equal(first.items, alone.items)
     rest = first.items[first.items["task"] != "piqa"].sort_values(["task", "item"], ignore_index=True)
     pd.testing.assert_frame_equal(second.items.sort_values(["task", "item"], ignore_index=True), rest)
     forwards.shapes.clear()
-    score(model, tokenizer_folder, [suite(), suite("wanda_zero_shot", bos="none")], 300, ignore)
+    score(model, tokenizer_folder, [suite(), suite("wanda_zero_shot", bos="first")], 300, ignore)
     assert len(forwards.shapes) > n_forwards  # Other tokens.
 
 
