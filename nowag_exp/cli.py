@@ -276,8 +276,11 @@ def track(overrides: list[str]) -> int:
         raise RequestError(f"{results}: holds no records, so nothing was sent; set paths.results=DIR")
     counts = {"sent": 0, "sent before": 0, "failed": 0}
     for record in records:
-        before = is_sent(tracker, record, results)
-        failure = send_logged(tracker, record.fingerprint, results)
+        try:
+            before, failure = is_sent(tracker, record, results), None
+        except RequestError as error:  # One damaged receipt keeps no other record back.
+            before, failure = False, str(error)
+        failure = failure or send_logged(tracker, record.fingerprint, results)
         outcome = "failed" if failure else "sent before" if before else "sent"
         counts[outcome] += 1
         print(f"{record.fingerprint} {title(record)}: {outcome}{f', {failure}' if failure else ''}")

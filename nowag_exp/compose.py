@@ -111,7 +111,7 @@ def _explain_missing_option(error: MissingConfigException) -> str:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     if not group:
         return " ".join(str(error).split())
-    return f"{group}={option}: no such option" + among(option, sorted(error.options or []))
+    return f"{group}={option}: no such option" + among(option, sorted(error.options or groups().get(group, {})))
 
 
 def _explain_composition(error: ConfigCompositionException, overrides: list[str]) -> str:

@@ -218,7 +218,11 @@ def build_evaluation(node: Any) -> Evaluation:
         problems += error.problems
     for key in sorted(node.keys() - shared.keys()):
         try:
-            measurements[key] = build(node[key], f"evaluation.{key}", Measurement)  # type: ignore[type-abstract]
+            part = build(node[key], f"evaluation.{key}", Measurement)  # type: ignore[type-abstract]
+            if part.key != f"evaluation.{key}":
+                own = part.key.removeprefix("evaluation.")
+                problems.append(f"evaluation.{key}.name: is {own}, but must be {key}, under which it stands")
+            measurements[key] = part
         except ConfigError as error:
             problems += error.problems
     if not measurements and not problems:

@@ -28,6 +28,7 @@ from nowag_exp.ledger import Ledger
 from nowag_exp.models import CausalLM, ModelSource, linear_shapes
 from nowag_exp.progress import Reporter
 from nowag_exp.records.items import items_path, save_items
+from nowag_exp.records.pairing import MEAN
 from nowag_exp.records.provenance import PACKAGE, CostMeter, git_state, provenance
 from nowag_exp.records.record import (
     SCHEMA_VERSION,
@@ -173,6 +174,8 @@ def run(experiment: Experiment, bench: Workbench, reporter: Reporter) -> RunReco
             for metric in _measure_windows(experiment, text, model, dense_states.get(text.key), bench, ledger, reporter)
         ]
     outcomes = _answer(experiment, model, dense_outcomes, meter, reporter)
+    for outcome in outcomes:
+        _note_truncated(outcome, ledger)
     items_sha256 = None
     if outcomes:
         items = pd.concat([outcome.items.assign(suite=outcome.suite) for outcome in outcomes], ignore_index=True)
@@ -341,6 +344,14 @@ def _answer(
     if not dense:
         return outcomes
     return [with_flips(outcome, dense[suite.key]) for suite, outcome in zip(suites, outcomes, strict=True)]
+
+
+def _note_truncated(outcome: SuiteOutcome, ledger: Ledger) -> None:
+    truncated = {metric.protocol: metric.details.get("n_truncated", 0) for metric in outcome.metrics}
+    truncated.pop(f"{outcome.suite}/{MEAN}", None)
+    for protocol, count in truncated.items():
+        if count:
+            ledger.add("truncated_items", protocol, "requests lost the beginning of their context", count)
 
 
 def _score(

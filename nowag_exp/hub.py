@@ -27,7 +27,7 @@ def hub_file(repo: str, commit: str, file: str, repo_type: RepoType) -> Path:
     def get() -> str:
         return hf_hub_download(repo, file, revision=commit, repo_type=repo_type)
 
-    return Path(_reported(repo, commit, repo_type, get))
+    return Path(_reported(repo, commit, repo_type, get, file))
 
 
 def hub_folder(repo: str, commit: str, patterns: tuple[str, ...]) -> Path:
@@ -78,12 +78,13 @@ def resolve_commit(repo: str, revision: str, repo_type: RepoType) -> str:
     return commit
 
 
-def _reported(repo: str, revision: str, repo_type: RepoType, get: Callable[[], str]) -> str:
+def _reported(repo: str, revision: str, repo_type: RepoType, get: Callable[[], str], file: str = "") -> str:
     from huggingface_hub import errors, logging
 
     logging.set_verbosity_error()  # It prints each of its retries; what went wrong in the end is said below.
     what = f"{repo_type} {repo} at revision {revision}"
     flag = " --repo-type dataset" if repo_type == "dataset" else ""
+    download = f"hf download {repo}{f' {file}' if file else ''} --revision {revision}{flag}"
     try:
         return get()
     except errors.GatedRepoError as error:
@@ -97,7 +98,7 @@ def _reported(repo: str, revision: str, repo_type: RepoType, get: Callable[[], s
     except errors.LocalEntryNotFoundError as error:
         raise RequestError(
             f"{what}: not in the local cache and the hub cannot be reached; on a machine with network run: "
-            f"hf download {repo} --revision {revision}{flag}  and copy the cache (HF_HOME) here"
+            f"{download}  and copy the cache (HF_HOME) here"
         ) from error
     except errors.EntryNotFoundError as error:
         raise RequestError(f"{what}: lacks a file we need ({_first_line(error)})") from error
@@ -106,7 +107,7 @@ def _reported(repo: str, revision: str, repo_type: RepoType, get: Callable[[], s
     except (errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError, ValueError) as error:
         raise RequestError(
             f"{what}: cannot be had ({_first_line(error)}); check network, login (hf auth whoami) and disk, or on "
-            f"another machine run: hf download {repo} --revision {revision}{flag}  and copy the cache (HF_HOME) here"
+            f"another machine run: {download}  and copy the cache (HF_HOME) here"
         ) from error
 
 

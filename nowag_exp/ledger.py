@@ -9,6 +9,7 @@ Kind = Literal[
     "empty_codewords",
     "raised_dampening",
     "overlapping_windows",
+    "truncated_items",
     "corrupted_store_entry",
     "tracking_failed",
 ]
@@ -23,6 +24,7 @@ class Irregularity:
             one of equal score was kept, so their position decided; ``empty_codewords``: codewords that no subvector
             was nearest to; ``raised_dampening``: a Hessian was not positive definite with the dampening asked for;
             ``overlapping_windows``: calibration sequences or evaluation windows that share text;
+            ``truncated_items``: zero-shot requests too long for the model, which lost the beginning of their context;
             ``corrupted_store_entry``: a stored stage was damaged, so it was computed again; ``tracking_failed``: the
             record did not reach a tracker, and the entry goes when it has.
         where: the linear, site, file or tracker.

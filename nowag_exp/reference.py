@@ -118,12 +118,13 @@ class DenseOutcomes:
         if stored is None:
             return None
         metrics = [Metric(**metric) for metric in stored.notes["metrics"]]
-        return SuiteOutcome(suite.name, metrics, from_parquet(stored.tensors["items"].numpy().tobytes()))
+        items = from_parquet(stored.tensors["items"].numpy().tobytes())
+        return SuiteOutcome(suite.name, metrics, items, stored.notes["token_hash"])
 
     def _save(self, suite: ZeroShot, outcome: SuiteOutcome) -> None:
         items = torch.frombuffer(bytearray(to_parquet(outcome.items)), dtype=torch.uint8)
-        notes = {"metrics": [asdict(metric) for metric in outcome.metrics]}
+        notes = {"metrics": [asdict(metric) for metric in outcome.metrics], "token_hash": outcome.token_hash}
         self.store.save(self.kind, self._key(suite), Stored({"items": items}, notes))
 
     def _key(self, suite: ZeroShot) -> str:
-        return content_key({"version": VERSION, "model": self.model, "suite": suite.identity()})
+        return content_key({"version": VERSION, "model": self.model, "name": suite.name, "suite": suite.identity()})

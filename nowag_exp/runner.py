@@ -103,4 +103,5 @@ def _result(outcome: Outcome) -> str:
     shown = [
         metric for metric in outcome.record.metrics if metric.name == "perplexity" or metric.protocol.endswith("/mean")
     ]
+    shown = shown or outcome.record.metrics[:1]
     return ", ".join(f"{metric.name} {metric.value:.3f} on {metric.protocol}" for metric in shown)

@@ -435,3 +435,17 @@ def test_damaged_dense_states_are_made_again_and_noted(make) -> None:
     again = run_one(make("method=magnitude"))
     assert [entry.kind for entry in again.irregularities] == ["corrupted_store_entry"]
     assert again.metrics == first.metrics
+
+
+def test_equal_tokens_in_other_windows_are_not_taken_for_the_same(make) -> None:
+    """83 windows of 4096 tokens are 166 of 2048: what is kept of the ones must not serve the others."""
+    shapes = [("8", "64"), ("16", "32")]
+    evaluation = [[f"evaluation.files.n_windows={n}", f"evaluation.files.context_length={t}"] for n, t in shapes]
+    records = [run_one(make("method=magnitude", *overrides)) for overrides in evaluation]
+    alone = run_one(make("method=magnitude", *evaluation[1], "paths.results=alone"))
+    assert records[0].metrics[0].token_hash != records[1].metrics[0].token_hash
+    assert records[1].metrics == alone.metrics
+    calibration = ["calibration.sampling=sequential", "method=nowag_p"]
+    drawn = [[f"calibration.n_sequences={n}", f"calibration.context_length={t}"] for n, t in (("4", "64"), ("8", "32"))]
+    found = [run_one(make(*calibration, *overrides)) for overrides in drawn]
+    assert not found[1].costs.stages["calibration"].reused

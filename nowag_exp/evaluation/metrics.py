@@ -1,11 +1,16 @@
 """One number, and everything that says what it is."""
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
+
+from nowag_exp.errors import NowagError
+
+LARGEST_LOG = math.log(sys.float_info.max)
 
 
 @dataclass(frozen=True)
@@ -52,4 +57,6 @@ def perplexity(losses: Float[Tensor, " windows"]) -> tuple[float, float | None]:
     error of ``m`` (delta method). Windows count alike since they have equally many tokens.
     """
     mean, error = mean_and_error(losses)
+    if mean > LARGEST_LOG:
+        raise NowagError(f"evaluation: the mean loss is {mean:.0f} nats a token, whose perplexity no number can hold")
     return math.exp(mean), None if error is None else math.exp(mean) * error

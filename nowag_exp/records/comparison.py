@@ -8,7 +8,7 @@ from tabulate import tabulate
 from nowag_exp.errors import RequestError
 from nowag_exp.evaluation import Metric
 from nowag_exp.evaluation.significance import LEVEL, Difference, holm
-from nowag_exp.records.pairing import Measured, compare, is_better
+from nowag_exp.records.pairing import NOISE_FLOOR, Measured, compare, is_better
 from nowag_exp.records.record import RunRecord, load_record
 
 
@@ -42,8 +42,10 @@ def find_record(results: Path, name: str) -> tuple[Path, RunRecord]:
     """
     if name.endswith(".json"):
         path = Path(name)
+        if not path.is_file():
+            raise RequestError(f"{name}: no such file; give a record's file, or its fingerprint")
         return path.parent.parent, load_record(path)
-    found = sorted((results / "runs").glob(f"{name}*.json")) if name else []
+    found = [path for path in sorted((results / "runs").glob("*.json")) if name and path.name.startswith(name)]
     if len(found) != 1:
         many = (
             f"{len(found)} records of {results / 'runs'} begin with it" if found else f"no record in {results / 'runs'}"
@@ -56,11 +58,19 @@ def find_record(results: Path, name: str) -> tuple[Path, RunRecord]:
 
 
 def compare_records(a: tuple[Path, RunRecord], b: tuple[Path, RunRecord]) -> tuple[list[Line], list[str]]:
-    """Every metric that both have on the same tokens, tested; and why others were left out."""
+    """Every metric that both have on the same tokens, tested; and why others were left out.
+
+    Raises:
+        RequestError: if there is none.
+    """
     (_, first), (_, second) = a, b
-    theirs = {(metric.name, metric.protocol): metric for metric in second.metrics}
+    theirs = {
+        (metric.name, metric.protocol): metric for metric in second.metrics if not metric.name.startswith(NOISE_FLOOR)
+    }
     pairs, left_out = [], []
     for metric in first.metrics:
+        if metric.name.startswith(NOISE_FLOOR):
+            continue  # Of the machine's arithmetic, not of the model.
         other = theirs.pop((metric.name, metric.protocol), None)
         if other is None:
             left_out.append(f"{metric.name} {metric.protocol}: only A has it")
@@ -69,6 +79,8 @@ def compare_records(a: tuple[Path, RunRecord], b: tuple[Path, RunRecord]) -> tup
         else:
             pairs.append((metric, other))
     left_out += [f"{name} {protocol}: only B has it" for name, protocol in theirs]
+    if not pairs:
+        raise RequestError(f"nothing to compare: {'; '.join(left_out) or 'neither record has a metric'}")
     found = [compare(Measured(a[0], [first], [x]), Measured(b[0], [second], [y])) for x, y in pairs]
     adjusted = iter(holm([difference.p_value for difference in found if difference]))
     lines = [Line(x, y, test, next(adjusted) if test else None) for (x, y), test in zip(pairs, found, strict=True)]
@@ -92,7 +104,7 @@ def render_comparison(a: RunRecord, b: RunRecord, lines: list[Line], left_out: l
             f"{line.a.name} {line.a.protocol}",
             f"{line.a.value:.4g}",
             f"{line.b.value:.4g}",
-            "-" if line.found is None else f"{line.found.value:+.4f} ± {line.found.standard_error:.4f}",
+            "-" if line.found is None else f"{line.found.value:+.3g} ± {line.found.standard_error:.2g}",
             str(line.a.n),
             "-" if line.found is None else line.found.test,
             "-" if line.p_value is None else f"{line.p_value:.2g}",
@@ -107,6 +119,10 @@ def render_comparison(a: RunRecord, b: RunRecord, lines: list[Line], left_out: l
         f"p is adjusted for the number of lines (Holm); a difference is called real below {LEVEL}.",
         *left_out,
     ]
+    if a.identity["model"] != b.identity["model"]:
+        notes.append(
+            "A and B are of different models or dtypes: kl, top1_agreement and flips are each against its own."
+        )
     return "\n".join([f"A: {describe(a)}", f"B: {describe(b)}", "", table, "", *notes]) + "\n"
 
 

@@ -1,8 +1,8 @@
 """The outcome of every zero-shot item, in a Parquet file beside its record, for tests that pair two models.
 
 One row an item: ``suite``, ``task``, ``item`` (its number), ``item_hash``, ``target`` and ``answer`` (numbers of
-choices), ``answer_norm`` (by log-likelihood a byte), ``acc``, ``acc_norm`` (0 or 1), ``loglikelihoods`` of the choices,
-and, if the dense model was there, ``flips``: 1 if exactly one of the two was right.
+choices), ``answer_norm`` (by log-likelihood a character), ``acc``, ``acc_norm`` (0 or 1), ``loglikelihoods`` of the
+choices, and, if the dense model was there, ``flips``: 1 if exactly one of the two was right.
 """
 
 import functools

@@ -12,6 +12,9 @@ from nowag_exp.records.items import load_items
 from nowag_exp.records.record import RunRecord
 
 LOWER_IS_BETTER = {"perplexity", "kl", "flips"}
+NOISE_FLOOR = "noise_floor_"
+"""Prefix of what the dense model's own arithmetic amounts to."""
+
 MEAN = "mean"
 """Task name of a suite's unweighted mean."""
 

@@ -14,7 +14,7 @@ CALIBRATION = ("calibration", "n_sequences", "context_length", "seed")
 SIZES = ("sparsity", "bits_per_weight", "bits_per_parameter", "megabytes")
 SETTING = ("method", "settings", *SIZES, "propagate", *CALIBRATION)
 RESULT = ("metric", "protocol", "value", "standard_error", "n", "token_hash", "irregularities", "fingerprint")
-COLUMNS = ("model", *SETTING, *RESULT)
+COLUMNS = ("model", *SETTING, "method_seed", *RESULT)
 
 
 def tidy(records: list[RunRecord]) -> pd.DataFrame:
@@ -35,6 +35,7 @@ def tidy(records: list[RunRecord]) -> pd.DataFrame:
             "bits_per_weight": record.compression.bits_per_weight,
             "bits_per_parameter": record.compression.bits_per_parameter,
             "megabytes": record.compression.n_bytes / 1e6,
+            "method_seed": record.identity["method"].get("seed"),
             "metric": metric.name,
             "protocol": metric.protocol,
             "value": metric.value,
@@ -48,7 +49,7 @@ def tidy(records: list[RunRecord]) -> pd.DataFrame:
         for metric in record.metrics
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(
-        {"n_sequences": "Int64", "context_length": "Int64", "seed": "Int64"}
+        dict.fromkeys(("n_sequences", "context_length", "seed", "method_seed"), "Int64")
     )
 
 
@@ -65,11 +66,12 @@ def _settings(records: list[RunRecord]) -> list[str | None]:
     for key, record in zip(keys, records, strict=True):
         alike = found.setdefault(key, {})
         for name, value in record.identity["method"].items():
-            alike.setdefault(name, set()).add(repr(value))
+            if name != "seed":  # It has a column.
+                alike.setdefault(name, set()).add(repr(value))
     texts = []
     for key, record in zip(keys, records, strict=True):
         own = record.identity["method"]
-        differing = [name for name in own if len(found[key][name]) > 1]
+        differing = [name for name in own if len(found[key].get(name, ())) > 1]
         parts = [record.labels.settings, *(f"{name}={own[name]}" for name in differing)]
         texts.append(", ".join(filter(None, parts)) or None)
     return texts

@@ -12,8 +12,8 @@ from tabulate import tabulate
 
 from nowag_exp.evaluation import Metric
 from nowag_exp.evaluation.significance import LEVEL
-from nowag_exp.ledger import summary
-from nowag_exp.records.pairing import MEAN, Measured, compare
+from nowag_exp.ledger import Irregularity, summary
+from nowag_exp.records.pairing import MEAN, NOISE_FLOOR, Measured, compare
 from nowag_exp.records.record import RunRecord
 from nowag_exp.records.store import content_key
 from nowag_exp.records.tables import CALIBRATION, DENSE, SETTING, SIZES, tidy
@@ -34,7 +34,6 @@ HEADINGS = {
 }
 METRICS = ("perplexity", "kl", "top1_agreement", "acc", "acc_norm", "flips")
 PERCENT = {"top1_agreement", "acc", "acc_norm", "flips"}
-NOISE_FLOOR = "noise_floor_"
 SUITE_SETTING = ("method", "settings", "bits_per_weight", "propagate", *CALIBRATION)
 
 
@@ -106,37 +105,52 @@ def _rows(part: pd.DataFrame, records: dict[str, RunRecord], results: Path, allo
     settings = part.drop_duplicates("fingerprint").set_index("fingerprint")
     groups: dict[str, list[str]] = {}
     for fingerprint in settings.index:
-        groups.setdefault(_without_seeds(records[fingerprint]), []).append(fingerprint)
+        groups.setdefault(_without_seeds(records[fingerprint], allow_mixed), []).append(fingerprint)
     rows = []
     for fingerprints in groups.values():
         of_group = settings.loc[fingerprints]
-        seeds = [records[fingerprint] for fingerprint in fingerprints]
         setting = {name: of_group[name].iloc[0] for name in SETTING}
         setting |= {name: of_group[name].mean() for name in SIZES}
-        setting["seed"] = ",".join(map(str, sorted(of_group["seed"].dropna()))) or None
-        irregularities = summary([entry for record in seeds for entry in record.irregularities])
-        rows.append(Row(setting, irregularities, _measured(seeds, results, allow_mixed)))
+        seeds = [(row.seed, row.method_seed) for row in of_group[["seed", "method_seed"]].itertuples()]
+        setting["seed"] = ",".join(dict.fromkeys(_seed(*pair) for pair in sorted(seeds, key=str))) or None
+        of_seed = dict(zip(fingerprints, map(str, seeds), strict=True))
+        # Two records of one seed, with different measurements, have the irregularities of the same compression.
+        entries: dict[str, Counter[Irregularity]] = {}
+        for name in fingerprints:
+            entries[of_seed[name]] = entries.get(of_seed[name], Counter()) | Counter(records[name].irregularities)
+        irregularities = summary([entry for found in entries.values() for entry in found.elements()])
+        measured = _measured([(of_seed[name], records[name]) for name in fingerprints], results, allow_mixed)
+        rows.append(Row(setting, irregularities, measured))
     return rows
 
 
-def _measured(seeds: list[RunRecord], results: Path, allow_mixed: bool) -> dict[Column, Measured]:
-    found: dict[Column, list[tuple[RunRecord, Metric]]] = {}
-    for record in seeds:
+def _seed(seed: Any, method_seed: Any) -> str:
+    """``0``, or ``0/1`` if calibration and method have seeds of their own; empty without any."""
+    known = [str(value) for value in (seed, method_seed) if not pd.isna(value)]
+    return "/".join(dict.fromkeys(known))
+
+
+def _measured(records: list[tuple[str, RunRecord]], results: Path, allow_mixed: bool) -> dict[Column, Measured]:
+    """Each metric once a seed: records with different measurements may share some."""
+    found: dict[Column, dict[str, tuple[RunRecord, Metric]]] = {}
+    for seed, record in records:
         for metric in record.metrics:
             column = Column(metric.name, metric.protocol, None if allow_mixed else metric.token_hash)
-            found.setdefault(column, []).append((record, metric))
+            found.setdefault(column, {}).setdefault(seed, (record, metric))
     return {
-        column: Measured(results, [record for record, _ in pairs], [metric for _, metric in pairs])
+        column: Measured(results, [record for record, _ in pairs.values()], [metric for _, metric in pairs.values()])
         for column, pairs in found.items()
     }
 
 
-def _without_seeds(record: RunRecord) -> str:
-    """What records share that differ in their seeds alone."""
+def _without_seeds(record: RunRecord, with_evaluation: bool) -> str:
+    """What records share that differ in seeds alone, and in what was measured unless that is to stay apart."""
+    parts = ("model", "method", "calibration", *(["evaluation"] if with_evaluation else []))
+    identity = {name: record.identity[name] for name in parts}
     return content_key(
         {
             name: {key: value for key, value in part.items() if key != "seed"} if isinstance(part, dict) else part
-            for name, part in record.identity.items()
+            for name, part in identity.items()
         }
     )
 
@@ -146,12 +160,19 @@ def _section(model: str, rows: list[Row], form: Format) -> str:
     columns = sorted({column for row in rows for column in row.measured}, key=_order)
     shown = [column for column in columns if not column.metric.startswith(NOISE_FLOOR)]
     shared, notes = _shared(rows)
-    blocks = []
+    blocks: list[str] = []
+    told: list[Row] = []  # Rows whose irregularities a block has shown.
+    notes += _noise_floor(rows, columns)
     for suite in dict.fromkeys(column.suite for column in shown):
         settings = [name for name in (SUITE_SETTING if suite else SETTING) if name not in shared]
         cells = _cells(rows, settings, [column for column in shown if column.suite == suite], form)
-        blocks.append(_block(" ".join(filter(None, [model, suite])), cells, form))
-    notes += _noise_floor(rows, columns)
+        of_block = [row for row in rows if _has(row, suite)]
+        if any(row.irregularities and not any(row is known for known in told) for row in of_block):
+            cells["irregularities"] = [_escaped(row.irregularities or "-", form) for row in of_block]
+            told += of_block
+        title = " ".join(filter(None, [model, suite]))
+        caption = ". ".join([title, *notes, *_legend(form).split("\n")]) if form == "tex" and not blocks else title
+        blocks.append(_block(caption, cells, form))
     if any("†" in block for block in blocks):
         notes.append("†: measured on other tokens than most of its column")
     if form == "tex":
@@ -214,10 +235,12 @@ def _cells(rows: list[Row], settings: list[str], columns: list[Column], form: Fo
                 text += " †"
             is_winner = any(row is winner for winner in winners)
             line[_escaped(_heading(column, several), form)] = _marked(text, form) if is_winner else text
-    if not columns[0].suite and any(row.irregularities for row in rows):
-        for row, line in zip(rows, cells, strict=True):
-            line["irregularities"] = _escaped(row.irregularities or "-", form)
     return pd.DataFrame(cells)
+
+
+def _has(row: Row, suite: str) -> bool:
+    """Whether the row has something in the block of the suite."""
+    return any(column.suite == suite and not column.metric.startswith(NOISE_FLOOR) for column in row.measured)
 
 
 def _heading(column: Column, several: Counter[tuple[str, str]]) -> str:
@@ -304,7 +327,7 @@ def _marked(text: str, form: Format) -> str:
 
 
 def _legend(form: Format) -> str:
-    mark = "bold" if form == "md" else "*"
+    mark = "*" if form == "text" else "bold"
     return (
         f"{mark}: significantly better (paired test over windows or items, p < {LEVEL}) than every other compressed "
         "row that is at most as large (bits).\n"

@@ -6,7 +6,7 @@ import mmap
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from nowag_exp.errors import RequestError
 
@@ -140,15 +140,22 @@ def _read_parquet(path: Path, text_column: str) -> "ArrowColumn":
         raise RequestError(f"{path}: is not a Parquet file ({error}); give one") from error
 
 
+def open_arrow(path: Path) -> Any:
+    """Reader of an Arrow file, mapped into memory; its errors are pyarrow's own."""
+    import pyarrow
+
+    source = pyarrow.memory_map(str(path))
+    is_file_format = source.read(6) == b"ARROW1"
+    source.seek(0)
+    # The datasets library writes the stream format, most others the file format; both under this suffix.
+    return pyarrow.ipc.open_file(source) if is_file_format else pyarrow.ipc.open_stream(source)
+
+
 def _read_arrow(path: Path, text_column: str) -> "ArrowColumn":
     import pyarrow
 
     try:
-        source = pyarrow.memory_map(str(path))
-        is_file_format = source.read(6) == b"ARROW1"
-        source.seek(0)
-        # The datasets library writes the stream format, most others the file format; both under this suffix.
-        reader = pyarrow.ipc.open_file(source) if is_file_format else pyarrow.ipc.open_stream(source)
+        reader = open_arrow(path)
         _require_column(path, reader.schema, text_column)
         return ArrowColumn(path, reader.read_all()[text_column], text_column)
     except pyarrow.ArrowInvalid as error:

@@ -90,8 +90,9 @@ class DrawnTokens:
 
     @property
     def sha256(self) -> str:
-        """Of the ids as int64 little-endian, row by row."""
-        return hashlib.sha256(self.ids.numpy().astype("<i8").tobytes()).hexdigest()
+        """Of number and length of the windows and then the ids, row by row, all as int64 little-endian."""
+        numbers = torch.cat([torch.tensor(self.ids.shape), self.ids.flatten()])
+        return hashlib.sha256(numbers.numpy().astype("<i8").tobytes()).hexdigest()
 
 
 def draw(documents: Sequence[str], tokenizer: Tokenizer, windows: Windows, n: int | None) -> DrawnTokens:

@@ -45,18 +45,25 @@ def test_what_is_real_is_said_with_its_test(make_record: Make, tmp_path: Path, c
 
 def test_metrics_on_different_tokens_are_not_compared(make_record: Make, tmp_path: Path) -> None:
     a, b = make_record("a", "wanda", A), make_record("b", "nowag_p", B, token_hash="other")
-    lines, left_out = compare_records(saved(tmp_path, a), saved(tmp_path, b))
-    assert lines == []
-    assert left_out == ["perplexity wiki_sample@512: measured on different tokens, so not comparable"]
+    with pytest.raises(RequestError, match=r"nothing to compare: perplexity .*: measured on different tokens"):
+        compare_records(saved(tmp_path, a), saved(tmp_path, b))
 
 
 def test_what_only_one_record_has_is_said(make_record: Make, tmp_path: Path) -> None:
     a, b = make_record("a", "wanda", A), make_record("b", "nowag_p", B)
-    b = replace(b, metrics=[replace(b.metrics[0], name="kl")])
-    assert compare_records((tmp_path, a), (tmp_path, b))[1] == [
-        "perplexity wiki_sample@512: only A has it",
-        "kl wiki_sample@512: only B has it",
-    ]
+    a = replace(a, metrics=[*a.metrics, replace(a.metrics[0], name="kl")])
+    b = replace(b, metrics=[*b.metrics, replace(b.metrics[0], name="top1_agreement")])
+    lines, left_out = compare_records((tmp_path, a), (tmp_path, b))
+    assert [line.a.name for line in lines] == ["perplexity"]
+    assert left_out == ["kl wiki_sample@512: only A has it", "top1_agreement wiki_sample@512: only B has it"]
+
+
+def test_the_noise_floor_is_no_property_of_a_model_to_compare(make_record: Make, tmp_path: Path) -> None:
+    a, b = make_record("a", "dense", A), make_record("b", "dense", B)
+    a, b = (replace(r, metrics=[*r.metrics, replace(r.metrics[0], name="noise_floor_kl")]) for r in (a, b))
+    lines, left_out = compare_records((tmp_path, a), (tmp_path, b))
+    assert [line.a.name for line in lines] == ["perplexity"]
+    assert left_out == []
 
 
 def test_p_values_are_adjusted_for_the_number_of_lines(make_record: Make, tmp_path: Path) -> None:
@@ -78,6 +85,11 @@ def test_a_record_is_found_by_file_or_by_the_first_digits_of_its_fingerprint(mak
         find_record(tmp_path, "ab")
     with pytest.raises(RequestError, match=r"x: no record in .*runs; give a fingerprint"):
         find_record(tmp_path, "x")
+    for silly in ("", "*", "/", "../runs/abc1"):
+        with pytest.raises(RequestError, match="no record in"):
+            find_record(tmp_path, silly)
+    with pytest.raises(RequestError, match=r"x\.json: no such file; give a record's file"):
+        find_record(tmp_path, "x.json")
 
 
 def test_items_that_are_missing_or_changed_are_named(make_record: Make, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_csv_is_tidy_with_the_promised_columns_and_exact_values(records: list[Ru
     table = pd.read_csv(io.StringIO(text), dtype={"token_hash": str, "irregularities": str})
     promised = (
         "model method settings sparsity bits_per_weight bits_per_parameter megabytes propagate calibration n_sequences "
-        "context_length seed metric "
+        "context_length seed method_seed metric "
         "protocol value standard_error n token_hash irregularities fingerprint"
     )
     assert list(table.columns) == promised.split()

@@ -175,3 +175,44 @@ def test_names_are_escaped_and_the_best_is_bold(make_record: Make, tmp_path: Pat
     else:
         assert r"wanda\|x" in text
         assert "**29.06 ± 0.25**" in text
+
+
+def test_one_setting_measured_in_two_sets_is_one_row_and_keeps_its_mark(make_record: Make, tmp_path: Path) -> None:
+    rows = [make_record("b", "wanda", BASE), make_record("c", "nowag_p", BETTER)]
+    kl = Metric("kl", "wiki_sample@512", 0.5, 0.1, "f00", 6, [x / 60 for x in BETTER], {})
+    again = make_record("d", "nowag_p", BETTER)
+    more = replace(again, metrics=[*again.metrics, kl], identity={**again.identity, "evaluation": {"fidelity": True}})
+    text = render([*rows, more], "text", tmp_path)
+    assert "29.06 ± 0.25 *" in text
+    assert len([line for line in text.splitlines() if line.startswith("nowag_p")]) == 1
+    assert "0.500 ± 0.100" in text
+
+
+def test_irregularities_of_one_compression_are_counted_once(make_record: Make, tmp_path: Path) -> None:
+    row = replace(make_record("b", "wanda", BASE), irregularities=[Irregularity("dead_columns", "x", "y", 2)])
+    again = replace(row, fingerprint="c", identity={**row.identity, "evaluation": {"other": 1}})
+    assert "dead_columns:2" in render([row, again], "text", tmp_path)
+
+
+def test_a_seed_of_the_method_is_told_from_that_of_the_calibration(make_record: Make, tmp_path: Path) -> None:
+    rows = []
+    for seed, method_seed in ((0, 0), (0, 1), (1, 1)):
+        made = make_record(f"{seed}{method_seed}", "nowag_vq", BASE, seed=seed)
+        method = {**made.identity["method"], "seed": method_seed}
+        rows.append(replace(made, identity={**made.identity, "method": method}))
+    text = render(rows, "text", tmp_path)
+    assert len([line for line in text.splitlines() if line.startswith("nowag_vq")]) == 1
+    assert "seed 0,0/1,1" in text
+    assert "seed=" not in text
+
+
+def test_latex_says_what_it_was_calibrated_on_and_what_bold_means(make_record: Make, tmp_path: Path) -> None:
+    tex = render([make_record("b", "wanda", BASE), make_record("c", "nowag_p", BETTER)], "tex", tmp_path)
+    assert r"where a method uses one: wiki\_sample, 8 x 512 tokens, seed 0" in tex
+    assert "bold: significantly better" in tex
+
+
+def test_irregularities_are_shown_where_only_suites_were_measured(make_record: Make, tmp_path: Path) -> None:
+    made = scored("a", "wanda", {"easy": [1, 0]}, make_record, tmp_path)
+    made = replace(made, irregularities=[Irregularity("truncated_items", "quiz/easy", "y", 3)])
+    assert "truncated_items:3" in render([made], "text", tmp_path)

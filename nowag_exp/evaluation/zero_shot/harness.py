@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -29,18 +29,20 @@ class SuiteOutcome:
     Attributes:
         suite: its name.
         metrics: of each task, then their unweighted means (``SUITE/mean``) with error ``√(Σ error²) / tasks``. Their
-            token hash is :func:`hash_tokens` of all requests, in the order of tasks, items and choices; their details
+            token hash is :func:`hash_requests` of their items, in the order of tasks, items and choices; their details
             are lm-eval's version, the settings, what fixes the prompts and rows, and how many requests were too long
             for the model and lost the beginning of their context.
         items: a row an item: ``task``; ``item``, its number in the task; ``item_hash``, lm-eval's hash of its content;
             ``target``, ``answer`` and ``answer_norm``, the indices of the right choice, of the likeliest, and of the
             likeliest per character; ``acc`` and ``acc_norm``, 1 if that is the right one; ``loglikelihoods`` of the
             choices, in nats. ``answer_norm`` and ``acc_norm`` are missing where the task does not define them.
+        token_hash: :func:`hash_requests` of all items.
     """
 
     suite: str
     metrics: list[Metric]
     items: pd.DataFrame
+    token_hash: str
 
 
 def score(
@@ -89,12 +91,15 @@ def _score_suite(lm: Any, suite: ZeroShot) -> SuiteOutcome:
     for name, task in tasks.items():
         encoded, truncated = zip(*islice(answered, len(task.instances)), strict=True)
         details = {**settings, **identity["tasks"][name], "n_truncated": sum(truncated)}
-        metrics += _task_metrics(suite, name, found["results"][name], hash_tokens(encoded), details)
-        items += [_item(name, task, sample) for sample in found["samples"][name]]
-    details = {**settings, "tasks": identity["tasks"], "n_truncated": sum(lm.truncated)}
-    metrics += _means(suite, metrics, hash_tokens(lm.encoded), details)
+        of_task = [_item(name, task, sample) for sample in found["samples"][name]]
+        metrics += _task_metrics(suite, name, found["results"][name], hash_requests(encoded, of_task), details)
+        items += of_task
+    token_hash = hash_requests(lm.encoded, items)
+    if len(tasks) > 1:
+        details = {**settings, "tasks": identity["tasks"], "n_truncated": sum(lm.truncated)}
+        metrics += _means(suite, metrics, token_hash, details)
     nullable = dict.fromkeys(("answer_norm", "acc_norm"), "Int64")
-    return SuiteOutcome(suite.name, metrics, pd.DataFrame(items).astype(nullable))
+    return SuiteOutcome(suite.name, metrics, pd.DataFrame(items).astype(nullable), token_hash)
 
 
 def _task_metrics(
@@ -159,9 +164,13 @@ def _item(task_name: str, task: Any, sample: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def hash_tokens(requests: Encoded) -> str:
-    """Hex sha256 of token ids, each request as little-endian int64: both lengths, then context and continuation."""
+def hash_requests(encoded: Encoded, items: Sequence[Mapping[str, Any]]) -> str:
+    """Hex sha256 of what was asked: token ids, and the right answer of each item.
+
+    Each request as little-endian int64: both lengths, then context and continuation; then the targets, likewise.
+    """
     digest = hashlib.sha256()
-    for context, continuation in requests:
+    for context, continuation in encoded:
         digest.update(np.array([len(context), len(continuation), *context, *continuation], dtype="<i8").tobytes())
+    digest.update(np.array([item["target"] for item in items], dtype="<i8").tobytes())
     return digest.hexdigest()

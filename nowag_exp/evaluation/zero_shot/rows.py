@@ -9,6 +9,7 @@ from typing import Any
 from nowag_exp.errors import RequestError
 from nowag_exp.hub import resolve_commit
 from nowag_exp.quiet import quiet_harness
+from nowag_exp.text.readers import open_arrow
 
 SUFFIXES = (".parquet", ".jsonl", ".json", ".arrow")
 UNNAMED = ("", "data", "default", "plain_text")
@@ -71,7 +72,11 @@ def read_rows(files: Sequence[Path], columns: Sequence[str]) -> Any:
             if table[column].null_count:  # lm-eval would write "None" into the prompt.
                 raise RequestError(f"{path}: {table[column].null_count} rows have no '{column}'; download it again")
         tables.append(table)
-    rows = pyarrow.concat_tables(tables, promote_options="default")
+    try:
+        rows = pyarrow.concat_tables(tables, promote_options="default")
+    except pyarrow.ArrowInvalid as error:
+        names = ", ".join(path.name for path in files)
+        raise RequestError(f"{files[0].parent}: {names} have other columns ({error}); download them again") from error
     if not rows.num_rows:
         raise RequestError(f"{files[0]}: holds no rows; download it again")
     return Dataset(InMemoryTable(rows))
@@ -123,17 +128,15 @@ def _check_columns(found: Sequence[str], needed: Sequence[str], where: str) -> N
 
 def _read(path: Path) -> Any:
     import pyarrow
-    from pyarrow import ipc, parquet
+    from pyarrow import parquet
 
     match path.suffix:
         case ".parquet":
             return parquet.read_table(path)
         case ".arrow":
-            with ipc.open_stream(path.read_bytes()) as stream:
-                return stream.read_all()
+            return open_arrow(path).read_all()
     text = path.read_text(encoding="utf-8")
-    # Either one array, or an object a line.
-    rows = (
-        json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines() if line]
-    )
-    return pyarrow.Table.from_pylist(rows)
+    if text.lstrip().startswith("["):  # One array; else an object a line.
+        return pyarrow.Table.from_pylist(json.loads(text))
+    # Not splitlines(): a string may hold other line separators than the line feed.
+    return pyarrow.Table.from_pylist([json.loads(line) for line in text.split("\n") if line.strip()])

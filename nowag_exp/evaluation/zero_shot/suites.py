@@ -93,7 +93,10 @@ class ZeroShot(Measurement):
         Raises:
             RequestError: on the first thing that is.
         """
-        self.load_tasks()
+        defined = {metric for task in self.load_tasks().values() for metric in task.aggregation()}
+        if not defined & set(self.metrics):
+            wanted, there = " or ".join(self.metrics), ", ".join(sorted(defined))
+            raise RequestError(f"{self.key}.metrics: no task defines {wanted}; they define: {there}")
 
     def prepare(self) -> str:
         """Bring what the suite needs to this machine; says what it brought."""

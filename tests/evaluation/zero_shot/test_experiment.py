@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -100,6 +101,10 @@ def test_two_records_are_compared_item_by_item_and_shown_in_a_block(
             "evaluation.full_zero_shot.tasks=[arc_esay]",
             r"evaluation.full_zero_shot.tasks: unknown task 'arc_esay'; there are: .*did you mean arc_easy\?",
         ),
+        (
+            "evaluation.full_zero_shot.name=files",
+            "evaluation.full_zero_shot.name: is files, but must be full_zero_shot, under which it stands",
+        ),
         ("evaluation.fidelity=2", "evaluation.fidelity: input should be a valid boolean; got 2"),
         ("+evaluation.foo=2", "evaluation.foo: unknown key; there are: data_dir, fidelity, noise_floor_windows"),
         ("+evaluation.foo.x=2", "evaluation.foo._target_: must name a class below 'nowag_exp.'; got None"),
@@ -129,3 +134,29 @@ def test_a_limit_is_another_experiment_and_takes_the_first_items(make: Make) -> 
     assert few.fingerprint != make("method=dense").fingerprint
     items = load_items(RESULTS, run_one(few))
     assert items.groupby("task")["item"].apply(list).map(lambda found: found == [0, 1]).all()
+
+
+def test_a_metric_that_no_task_defines_is_refused(make: Make) -> None:
+    wrong = make("evaluation.full_zero_shot.tasks=[rte,boolq]", "evaluation.full_zero_shot.metrics=[acc_norm]")
+    message = r"evaluation\.full_zero_shot\.metrics: no task defines acc_norm; they define: acc$"
+    with pytest.raises(RequestError, match=message):
+        check(wrong, Workbench())
+
+
+def test_items_that_lost_their_beginning_are_in_the_ledger(make: Make, rows: Any, data_dir: Path, write: Any) -> None:
+    rows["boolq"]["validation"][0]["passage"] = "long " * 1000
+    write(data_dir / "aps/super_glue/boolq/validation.json", rows["boolq"]["validation"])
+    record = run_one(make("method=dense", "evaluation.full_zero_shot.tasks=[boolq,rte]"))
+    (entry,) = [entry for entry in record.irregularities if entry.kind == "truncated_items"]
+    assert (entry.where, entry.count) == ("full_zero_shot/boolq", 2)
+
+
+def test_the_same_prompts_with_other_answers_are_other_items(make: Make, data_dir: Path, rows: Any, write: Any) -> None:
+    only = ("method=dense", "evaluation.full_zero_shot.tasks=[piqa]")
+    before = run_one(make(*only))
+    for row in rows["piqa"]["validation"]:
+        row["label"] = 1 - row["label"]
+    write(data_dir / "baber/piqa/validation.jsonl", rows["piqa"]["validation"])
+    after = run_one(make(*only))
+    hashes = [{m.token_hash for m in record.metrics if m.name == "acc"} for record in (before, after)]
+    assert not hashes[0] & hashes[1]

@@ -11,7 +11,7 @@ from nowag_exp.evaluation.zero_shot import SuiteOutcome, with_flips
 
 def outcome(right: list[int]) -> SuiteOutcome:
     items = pd.DataFrame({"task": "easy", "item_hash": [f"h{i}" for i in range(len(right))], "acc": right})
-    return SuiteOutcome("quiz", [Metric("acc", "quiz/easy", 0.5, 0.1, "f00", len(right), None, {})], items)
+    return SuiteOutcome("quiz", [Metric("acc", "quiz/easy", 0.5, 0.1, "f00", len(right), None, {})], items, "f00")
 
 
 def test_flips_worked_by_hand() -> None:
