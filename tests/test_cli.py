@@ -145,6 +145,12 @@ def test_a_saved_checkpoint_is_named_and_can_be_exported(cli, tiny_run: list[str
     [
         (["run", "modle=tiny"], "error: modle: no such config group or key; there are: calibration,"),
         (["run", "model=tinny"], "error: model=tinny: no such option; there are: llama2_13b,"),
+        (["run", "evaluation=[wikitext3]"], "error: evaluation=wikitext3: no such option; there are: c4_joined,"),
+        (
+            ["run", "evaluation=paper_zero_shot", "evaluation.paper_zero_shot.tasks=[gsm8k]"],
+            "error: evaluation.paper_zero_shot.tasks: gsm8k: its output_type is generate_until, but only",
+        ),
+        (["compare", "abc", "def"], "error: abc: no record in results/runs; give a fingerprint"),
         (["run", "model=tiny", "method.sparsty=1"], "error: method.sparsty: unknown key; there are: name, pattern"),
         (["run", "model=tiny", "method.sparsity=1"], "error: method.sparsity: must be in [0, 1)"),
         (["run", "model=tiny", "calibration=files"], "error: calibration.path: is not set; add calibration.path=VALUE"),

@@ -1,5 +1,6 @@
 """Receipts, failures and what the command says of them."""
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from nowag_exp.cli import main
 from nowag_exp.experiment import Workbench
 from nowag_exp.ledger import Irregularity
 from nowag_exp.progress import Reporter
-from nowag_exp.records.record import RunRecord, load_record, load_records, record_path
+from nowag_exp.records.record import RunRecord, load_record, load_records, record_path, save_record
 from nowag_exp.runner import run_all
 from nowag_exp.tracking import NoTracking, TensorBoardTracking, Tracker, deliver, is_sent, send_saved
 
@@ -127,6 +128,19 @@ def test_what_another_tracker_failed_at_stays_in_the_record(record: RunRecord, r
     entry = Irregularity("tracking_failed", "other", "not sent", 1)
     failed = replace(record, irregularities=[entry])
     assert send_saved(FakeTracker(), failed, results, None) == (failed, None)
+
+
+def test_a_damaged_receipt_keeps_no_other_record_back(
+    record: RunRecord, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_record(results, replace(record, fingerprint="z" * 16))
+    receipt = results / "tracked/tensorboard" / f"{record.fingerprint}.json"
+    receipt.parent.mkdir(parents=True)
+    receipt.write_text("{", encoding="utf-8")
+    assert main(["track", "tracking=tensorboard", f"paths.results={results}"]) == 1
+    out = capsys.readouterr().out
+    assert re.search(rf"{record.fingerprint} .*: failed, .*{receipt.name}", out)
+    assert "tensorboard: 1 sent, 0 sent before, 1 failed" in out
 
 
 def test_a_damaged_receipt_is_named_and_the_record_kept(record: RunRecord, results: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from nowag_exp.errors import RequestError
 from nowag_exp.evaluation.measurement import Measurement
 from nowag_exp.evaluation.zero_shot.rows import hub_commit, hub_rows, read_rows, split_files
-from nowag_exp.evaluation.zero_shot.tasks import STOCK, build_task, needed_splits, read_config
+from nowag_exp.evaluation.zero_shot.tasks import STOCK, build_task, needed_splits, other_tasks, read_config
 from nowag_exp.files import sha256_file
 from nowag_exp.layout import among
 from nowag_exp.quiet import quiet_harness
@@ -146,6 +146,8 @@ class StockZeroShot(ZeroShot):
         super().__post_init__()
         for task in self.tasks:
             if task not in STOCK:
+                for yaml in other_tasks(task):
+                    read_config(yaml, f"{self.key}.tasks: {task}", with_functions=False)  # It may need generation.
                 raise ValueError(f"tasks: unknown task '{task}'" + among(task, sorted(STOCK)))
 
     def task_identity(self, task: str) -> dict[str, Any]:

@@ -33,10 +33,7 @@ class StockTask:
     @property
     def path(self) -> Path:
         """Its file; finding it does not import lm-eval."""
-        spec = importlib.util.find_spec("lm_eval")
-        assert spec is not None
-        assert spec.origin is not None
-        return Path(spec.origin).parent / "tasks" / self.yaml
+        return _tasks_folder() / self.yaml
 
 
 ARC = ("question", "choices", "answerKey")
@@ -51,6 +48,19 @@ STOCK = {
     "winogrande": StockTask("winogrande/default.yaml", ("sentence", "option1", "option2", "answer")),
 }
 """The tasks whose files need no search."""
+
+
+def _tasks_folder() -> Path:
+    spec = importlib.util.find_spec("lm_eval")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "tasks"
+
+
+def other_tasks(name: str) -> list[Path]:
+    """Files of lm-eval that are named like a task, for a message on why it is not among ours."""
+    return sorted(path for path in _tasks_folder().rglob("*.yaml") if path.stem == name)
+
 
 MALFORMED = (TemplateError, LookupError, ValueError, TypeError, AttributeError, SyntaxError)
 """What lm-eval's templates and functions raise on a row that is not as they expect."""

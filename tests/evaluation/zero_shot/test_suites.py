@@ -1,3 +1,4 @@
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -226,6 +227,23 @@ def test_a_broken_file_is_named(suite: Suite, data_dir: Path, name: str, content
     (data_dir / "baber/piqa" / name).write_bytes(content)
     with pytest.raises(RequestError, match=message):
         suite(tasks=["piqa"]).check()
+
+
+def test_a_line_ends_at_a_line_feed_alone(suite: Suite, data_dir: Path, rows: Any) -> None:
+    rows["piqa"]["validation"][0]["goal"] = "Open\u2028a jar"
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows["piqa"]["validation"]]
+    (data_dir / "baber/piqa/validation.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert suite(tasks=["piqa"]).n_items() == 4
+
+
+def test_both_kinds_of_arrow_files_are_read(suite: Suite, data_dir: Path, rows: Any) -> None:
+    import pyarrow
+
+    (data_dir / "baber/piqa/validation.jsonl").unlink()
+    table = pyarrow.Table.from_pylist(rows["piqa"]["validation"])
+    with pyarrow.ipc.new_file(data_dir / "baber/piqa/validation.arrow", table.schema) as file:
+        file.write_table(table)
+    assert suite(tasks=["piqa"]).n_items() == 4
 
 
 def test_a_file_without_rows_is_refused(suite: Suite, data_dir: Path) -> None:
