@@ -121,9 +121,9 @@ def test_documents_that_are_all_too_short_end_in_an_error_not_in_a_loop() -> Non
         draw(["a", "ab", "abc"], BYTES, windows("random_in_document"), 1)
 
 
-def test_the_hash_is_of_the_int64_little_endian_ids() -> None:
+def test_the_hash_is_of_the_shape_and_the_ids_as_int64_little_endian() -> None:
     drawn = draw(["abcdefgh"], BYTES, windows("sequential"), None)
-    assert drawn.sha256 == sha256(struct.pack("<8q", *b"abcdefgh")).hexdigest()
+    assert drawn.sha256 == sha256(struct.pack("<10q", 2, 4, *b"abcdefgh")).hexdigest()
 
 
 def test_windows_that_share_text_are_counted() -> None:

@@ -1,4 +1,4 @@
-"""The whole way against lm-eval's own command line: a compressed checkpoint, exported, and rows that it reads itself."""
+"""The whole way against lm-eval's own command line, which reads an exported checkpoint and the rows by itself."""
 
 import json
 import os
