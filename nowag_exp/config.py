@@ -139,6 +139,10 @@ class Experiment:
         calibration = {} if self.calibration is None else {self.calibration.key: self.calibration}
         return {**calibration, **{part.key: part for part in self.evaluation.perplexities}}
 
+    def batch_size(self, text: Calibration | Perplexity) -> int:
+        """Windows of one forward pass."""
+        return max(1, self.runtime.batch_tokens // text.context_length)
+
     def text_identity(self, key: str) -> dict[str, Any]:
         """What fixed one of the :attr:`texts` when the experiment was checked."""
         identity = self.identity

@@ -1,34 +1,22 @@
 """One experiment, read from top to bottom, and the workbench that lets experiments share what is the same."""
 
+import functools
 import logging
-from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import pandas as pd
 import torch
 
-from nowag_exp.calibration import Calibration, CompressedLinear, compress, walk
+from nowag_exp.calibration import CompressedLinear, compress, walk
 from nowag_exp.config import Experiment
 from nowag_exp.errors import ConfigError, NowagError, RequestError
-from nowag_exp.evaluation import (
-    Metric,
-    Perplexity,
-    ZeroShot,
-    fidelity_metrics,
-    last_states,
-    noise_floor,
-    score_windows,
-    window_metrics,
-)
-from nowag_exp.evaluation.zero_shot import SuiteOutcome, score, with_flips
 from nowag_exp.files import atomic_folder, locked
 from nowag_exp.formats.folder import FolderWriter
 from nowag_exp.ledger import Ledger
+from nowag_exp.measure import Evaluator, note_overlap
 from nowag_exp.models import CausalLM, ModelSource, linear_shapes
 from nowag_exp.progress import Reporter
 from nowag_exp.records.items import items_path, save_items
-from nowag_exp.records.pairing import MEAN
 from nowag_exp.records.provenance import PACKAGE, CostMeter, git_state, provenance
 from nowag_exp.records.record import (
     SCHEMA_VERSION,
@@ -41,7 +29,6 @@ from nowag_exp.records.record import (
     save_record,
 )
 from nowag_exp.records.store import Store, content_key
-from nowag_exp.reference import DenseOutcomes, DenseStates
 from nowag_exp.shelf import StatisticsShelf
 from nowag_exp.text import DrawnTokens, Tokenizer, load_tokenizer
 
@@ -164,22 +151,10 @@ def run(experiment: Experiment, bench: Workbench, reporter: Reporter) -> RunReco
         raise RequestError(
             "model: its files changed since the experiment was fingerprinted; run the same command again"
         )
-    dense_states = _dense_states(experiment, model, bench, meter, ledger, reporter)
-    dense_outcomes = _dense_outcomes(experiment, model, meter, ledger, reporter)
+    evaluator = Evaluator(experiment, functools.partial(bench.tokens, experiment), meter, ledger, reporter)
+    evaluator.look_at_dense(model)
     compression = _compress(experiment, model, bench, meter, ledger, reporter)
-    with meter.stage("evaluation"):
-        metrics = [
-            metric
-            for text in experiment.evaluation.perplexities
-            for metric in _measure_windows(experiment, text, model, dense_states.get(text.key), bench, ledger, reporter)
-        ]
-    outcomes = _answer(experiment, model, dense_outcomes, meter, reporter)
-    for outcome in outcomes:
-        _note_truncated(outcome, ledger)
-    items_sha256 = None
-    if outcomes:
-        items = pd.concat([outcome.items.assign(suite=outcome.suite) for outcome in outcomes], ignore_index=True)
-        items_sha256 = save_items(experiment.paths.folder, experiment.fingerprint, items)
+    metrics, items = evaluator.measure(model)
     record = RunRecord(
         schema_version=SCHEMA_VERSION,
         fingerprint=experiment.fingerprint,
@@ -191,8 +166,8 @@ def run(experiment: Experiment, bench: Workbench, reporter: Reporter) -> RunReco
             calibration_token_hash=(bench.tokens(experiment, "calibration").sha256 if experiment.calibration else None),
         ),
         compression=compression,
-        metrics=[*metrics, *(metric for outcome in outcomes for metric in outcome.metrics)],
-        items_sha256=items_sha256,
+        metrics=metrics,
+        items_sha256=None if items is None else save_items(experiment.paths.folder, experiment.fingerprint, items),
         irregularities=ledger.entries,
         provenance=provenance(device),
         costs=meter.finish(),
@@ -223,8 +198,8 @@ def _compress(
     statistics = None
     if experiment.calibration is not None:
         tokens = bench.tokens(experiment, "calibration")
-        _note_overlap(tokens, "calibration", ledger)
-        batch_size = _batch_size(experiment, experiment.calibration)
+        note_overlap(tokens, "calibration", ledger)
+        batch_size = experiment.batch_size(experiment.calibration)
         if method.propagate == "compressed":
             # Pulled by the compression below, so its cost is part of that stage.
             statistics = walk(model, tokens.ids, batch_size, "compressed", method.needs)
@@ -264,112 +239,6 @@ def _finish_checkpoint(writer: FolderWriter, model: CausalLM, compression: Compr
             f"{writer.folder}: holds {n_bytes} bytes of tensors, but {compression.n_bytes} were counted; the record "
             "would be wrong, so neither is kept. This is a bug: please report it"
         )
-
-
-def _dense_states(
-    experiment: Experiment, model: CausalLM, bench: Workbench, meter: CostMeter, ledger: Ledger, reporter: Reporter
-) -> dict[str, DenseStates]:
-    """What the dense model gives on each perplexity's windows, while the model still is the dense one."""
-    if not experiment.evaluation.fidelity:
-        return {}
-    store, kept = Store(experiment.paths.folder / "store"), {}
-    with meter.stage("reference"):
-        for text in experiment.evaluation.perplexities:
-            tokens = bench.tokens(experiment, text.key)
-            kept[text.key] = DenseStates(store, experiment.model.identity(), tokens.sha256, ledger)
-            with reporter.stage(f"dense model, {text.protocol}: windows", len(tokens.ids)) as tick:
-                kept[text.key].prepare(model, tokens.ids, _batch_size(experiment, text), tick)
-    return kept
-
-
-def _measure_windows(
-    experiment: Experiment,
-    text: Perplexity,
-    model: CausalLM,
-    dense: DenseStates | None,
-    bench: Workbench,
-    ledger: Ledger,
-    reporter: Reporter,
-) -> list[Metric]:
-    """Perplexity on one text, and how far from the dense model the model is there."""
-    tokens, batch_size = bench.tokens(experiment, text.key), _batch_size(experiment, text)
-    _note_overlap(tokens, text.key, ledger)
-    with reporter.stage(f"{text.protocol}: windows", len(tokens.ids)) as tick:
-        if dense is not None and experiment.is_dense:
-            scores = score_windows(model, tokens.ids, dense.windows(model, tokens.ids), None, tick)
-        else:
-            states = last_states(model, tokens.ids, batch_size)
-            reference = None if dense is None else dense.windows(model, tokens.ids)
-            scores = score_windows(model, tokens.ids, states, reference, tick)
-    details = {
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "n_predicted": tokens.ids.numel() - len(tokens.ids),
-        "version": text.version,
-    }
-    metrics = window_metrics(text.protocol, tokens.sha256, scores, details)
-    n_floor = experiment.evaluation.noise_floor_windows
-    if dense is not None and experiment.is_dense and n_floor:
-        first = tokens.ids[:n_floor]
-        with reporter.stage(f"{text.protocol}: dense model in bfloat16 and float32", len(first)) as tick:
-            floor = noise_floor(model, first, batch_size, tick)
-        metrics += fidelity_metrics(
-            text.protocol, DrawnTokens(first, 0).sha256, floor, {"dtypes": "bfloat16 against float32"}, "noise_floor_"
-        )
-    return metrics
-
-
-def _dense_outcomes(
-    experiment: Experiment, model: CausalLM, meter: CostMeter, ledger: Ledger, reporter: Reporter
-) -> dict[str, SuiteOutcome]:
-    """What the dense model answers on each suite, while the model still is the dense one."""
-    suites = experiment.evaluation.zero_shot
-    if not (experiment.evaluation.fidelity and suites):
-        return {}
-    kept = DenseOutcomes(Store(experiment.paths.folder / "store"), experiment.model.identity(), ledger)
-    with meter.stage("reference_items"):
-        return kept.get(suites, lambda missing: _score(experiment, model, missing, "dense model, ", reporter))
-
-
-def _answer(
-    experiment: Experiment, model: CausalLM, dense: dict[str, SuiteOutcome], meter: CostMeter, reporter: Reporter
-) -> list[SuiteOutcome]:
-    """The outcomes of all suites, held against the dense model's."""
-    suites = experiment.evaluation.zero_shot
-    if not suites:
-        return []
-    with meter.stage("zero_shot"):
-        if dense and experiment.is_dense:
-            return [dense[suite.key] for suite in suites]
-        outcomes = _score(experiment, model, suites, "", reporter)
-    if not dense:
-        return outcomes
-    return [with_flips(outcome, dense[suite.key]) for suite, outcome in zip(suites, outcomes, strict=True)]
-
-
-def _note_truncated(outcome: SuiteOutcome, ledger: Ledger) -> None:
-    truncated = {metric.protocol: metric.details.get("n_truncated", 0) for metric in outcome.metrics}
-    truncated.pop(f"{outcome.suite}/{MEAN}", None)
-    for protocol, count in truncated.items():
-        if count:
-            ledger.add("truncated_items", protocol, "requests lost the beginning of their context", count)
-
-
-def _score(
-    experiment: Experiment, model: CausalLM, suites: Sequence[ZeroShot], who: str, reporter: Reporter
-) -> list[SuiteOutcome]:
-    names = ", ".join(suite.name for suite in suites)
-    with reporter.stage(f"{who}{names}: items", sum(suite.n_items() for suite in suites)) as tick:
-        return score(model, experiment.model.folder(), suites, experiment.runtime.batch_tokens, tick)
-
-
-def _note_overlap(tokens: DrawnTokens, key: str, ledger: Ledger) -> None:
-    if tokens.n_overlapping:
-        detail = f"of {len(tokens.ids)} windows, this many share text with another"
-        ledger.add("overlapping_windows", key, detail, tokens.n_overlapping)
-
-
-def _batch_size(experiment: Experiment, text: Calibration | Perplexity) -> int:
-    return max(1, experiment.runtime.batch_tokens // text.context_length)
 
 
 def _summarise(linears: list[CompressedLinear], model: CausalLM) -> Compression:

@@ -89,6 +89,8 @@ def expand(name: str, overrides: list[str]) -> list[list[str]]:
     """
     content = read(name)
     command_line = dict(_split(text) for text in overrides)
+    if "seeds" in command_line:  # As in the file; not a key of the config.
+        content["seeds"] = _seeds(yaml.safe_load(command_line.pop("seeds")), "command line")
     seeds = {"seed": ",".join(map(str, content["seeds"]))}
     grids = [{**content["base"], **seeds, **axes, **command_line} for axes in content["axes"]]
     return [job for grid in grids for job in compose.expand(grid)]
@@ -116,13 +118,13 @@ def read(name: str) -> dict[str, Any]:
     return {
         "base": _overrides(content.get("base") or {}, "base", path),
         "axes": [_overrides(grid, f"axes[{i}]", path) for i, grid in enumerate(grids)],
-        "seeds": _seeds(content.get("seeds", [0]), path),
+        "seeds": _seeds(content.get("seeds", [0]), f"sweeps/{path.name}"),
     }
 
 
-def _seeds(seeds: Any, path: Path) -> list[int]:
+def _seeds(seeds: Any, where: str) -> list[int]:
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
-        raise RequestError(f"sweeps/{path.name}: seeds must be a list of integers, such as [0, 1, 2]; got {seeds!r}")
+        raise RequestError(f"{where}: seeds must be a list of integers, such as [0, 1, 2]; got {seeds!r}")
     return seeds
 
 

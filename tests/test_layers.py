@@ -18,6 +18,7 @@ LAYERS = [
     {"methods", "models", "text"},
     {"calibration", "evaluation", "records"},
     {"config", "compose", "reference", "shelf", "tracking"},
+    {"measure"},
     {"experiment"},
     {"runner", "sweep"},
     {"cli"},

@@ -56,6 +56,11 @@ def test_hydras_sweep_grammar_is_understood(write) -> None:
 def test_seeds_are_an_axis(write) -> None:
     write(axes={"method": "wanda"}, seeds=[0, 1, 2])
     assert [job[0] for job in sweep.expand("mine", [])] == ["seed=0", "seed=1", "seed=2"]
+    assert [job[0] for job in sweep.expand("mine", ["seeds=[5,6]"])] == ["seed=5", "seed=6"]
+    with pytest.raises(
+        RequestError, match=r"command line: seeds must be a list of integers, such as \[0, 1, 2\]; got 3"
+    ):
+        sweep.expand("mine", ["seeds=3"])
 
 
 def test_the_command_line_replaces_what_the_file_says_and_may_add_an_axis(write) -> None:

@@ -19,7 +19,17 @@ from nowag_exp.records.record import Costs, StageCost
 
 RESULTS_COME_FROM = ("nowag_exp", "conf", "sweeps", "pyproject.toml")
 PACKAGE = Path(nowag_exp.__file__).parent
-LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "hydra-core", "omegaconf")
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "hydra-core",
+    "omegaconf",
+    "lm_eval",
+    "datasets",
+)
 
 
 def provenance(device: torch.device) -> dict[str, Any]:

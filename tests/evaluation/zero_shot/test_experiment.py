@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from nowag_exp import experiment as module
+from nowag_exp import measure as module
 from nowag_exp.cli import main
 from nowag_exp.compose import compose
 from nowag_exp.config import Experiment, build_experiment
