@@ -171,7 +171,9 @@ def _section(model: str, rows: list[Row], form: Format) -> str:
             cells["irregularities"] = [_escaped(row.irregularities or "-", form) for row in of_block]
             told += of_block
         title = " ".join(filter(None, [model, suite]))
-        caption = ". ".join([title, *notes, *_legend(form).split("\n")]) if form == "tex" and not blocks else title
+        caption = title
+        if form == "tex" and not blocks:  # It has no place for lines below.
+            caption = " ".join([f"{'. '.join([title, *notes])}.", *_legend(form).split("\n")])
         blocks.append(_block(caption, cells, form))
     if any("†" in block for block in blocks):
         notes.append("†: measured on other tokens than most of its column")
@@ -318,7 +320,7 @@ def _block(title: str, cells: pd.DataFrame, form: Format) -> str:
 
 def _escaped(text: str, form: Format) -> str:
     if form == "tex":
-        return re.sub(r"([_&%$#{}])", r"\\\1", text)
+        return re.sub(r"([_&%$#{}])", r"\\\1", text).replace("^", r"\^{}")
     return text.replace("|", r"\|") if form == "md" else text
 
 

@@ -210,6 +210,7 @@ def test_latex_says_what_it_was_calibrated_on_and_what_bold_means(make_record: M
     tex = render([make_record("b", "wanda", BASE), make_record("c", "nowag_p", BETTER)], "tex", tmp_path)
     assert r"where a method uses one: wiki\_sample, 8 x 512 tokens, seed 0" in tex
     assert "bold: significantly better" in tex
+    assert r"10\^{}6 bytes" in tex
 
 
 def test_irregularities_are_shown_where_only_suites_were_measured(make_record: Make, tmp_path: Path) -> None:
