@@ -53,8 +53,12 @@ class Perplexity(Measurement, Windows, TextSource):
 
 
 @settings
-class HubPerplexity(Perplexity, HubText):
-    """On files of a data set on the hub."""
+class NamedPerplexity(Perplexity):
+    """On a text that has a name.
+
+    Attributes:
+        name: of the text, and of its entry in the config.
+    """
 
     name: str
 
@@ -65,6 +69,16 @@ class HubPerplexity(Perplexity, HubText):
     @property
     def label(self) -> str:
         return self.name
+
+
+@settings
+class HubPerplexity(NamedPerplexity, HubText):
+    """On files of a data set on the hub."""
+
+
+@settings
+class WikiSamplePerplexity(NamedPerplexity, WikiSample):
+    """On the packaged Wikipedia articles."""
 
 
 @settings
@@ -78,18 +92,3 @@ class LocalPerplexity(Perplexity, LocalText):
     @property
     def label(self) -> str:
         return f"files:{Path(self.path).name}"
-
-
-@settings
-class WikiSamplePerplexity(Perplexity, WikiSample):
-    """On the packaged Wikipedia articles."""
-
-    name: str
-
-    @property
-    def key(self) -> str:
-        return f"evaluation.{self.name}"
-
-    @property
-    def label(self) -> str:
-        return self.name
