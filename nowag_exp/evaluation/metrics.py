@@ -19,13 +19,13 @@ class Metric:
 
     Attributes:
         name: ``perplexity``: per token; ``kl``: divergence from the dense model, nats per token; ``top1_agreement``:
-            share of tokens at which both would choose the same; ``noise_floor_kl``, ``noise_floor_top1``: the same
-            between the dense model in bfloat16 and in float32; ``acc``, ``acc_norm``: share of items answered right;
-            ``flips``: share of items answered right by either this or the dense model, but not by both.
+            share of tokens at which both would choose the same; ``noise_floor_kl`` and ``noise_floor_top1_agreement``:
+            the same between the dense model in bfloat16 and in float32; ``acc``, ``acc_norm``: share of items answered
+            right; ``flips``: share of items answered right by either this or the dense model, but not by both.
         protocol: text and context length, ``wikitext2@4096``, or suite and task, ``paper_zero_shot/piqa``.
         value: the number.
         standard_error: of ``value``, over windows or items; ``None`` if there is only one.
-        token_hash: sha256 of the token ids that the model was given.
+        token_hash: sha256 of the windows that the model was given, or of the requests and right answers of the items.
         n: windows or items.
         values: one per window, of which ``value`` is a mean (of perplexity: losses, nats per token); ``None`` for
             items, which have a file of their own.

@@ -1,5 +1,6 @@
 """The values of records window by window and item by item, paired for tests."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ class Measured:
         """Of the metric."""
         return self.metrics[0].name
 
-    @property
+    @functools.cached_property  # A table asks each of its rows against each other one.
     def value(self) -> float:
         """Mean over the seeds."""
         return float(np.mean([metric.value for metric in self.metrics]))

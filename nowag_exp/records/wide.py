@@ -264,16 +264,17 @@ def _winners(rows: list[Row], column: Column) -> list[Row]:
     if len({metric.token_hash for row in found for metric in row.measured[column].metrics}) > 1:
         return []
     winners = []
-    for row in found:
+    sizes = [round(float(row.setting["bits_per_weight"]), 2) for row in found]  # As the table shows them.
+    for row, size in zip(found, sizes, strict=True):
         own = row.measured[column]
-        rivals = [other.measured[column] for other in found if other is not row and _size(other) <= _size(row)]
+        rivals = [
+            other.measured[column]
+            for other, its_size in zip(found, sizes, strict=True)
+            if other is not row and its_size <= size
+        ]
         if rivals and all(own.better_than(rival) for rival in rivals) and all(_is_real(own, rival) for rival in rivals):
             winners.append(row)
     return winners
-
-
-def _size(row: Row) -> float:
-    return round(row.setting["bits_per_weight"], 2)
 
 
 def _is_real(a: Measured, b: Measured) -> bool:
