@@ -23,6 +23,9 @@ from nowag_exp.layout import among, folder, groups
 from nowag_exp.patterns import parse_pattern
 
 CONFIG_NAME = "config"
+EXECUTION_NAME = "execution"
+"""The config of how a sweep is run, beside that of its experiments."""
+
 VERSION_BASE = "1.3"
 
 
@@ -43,14 +46,20 @@ def sparsity_of(pattern: Any, unstructured: float) -> float:
     return n_of_m.sparsity if n_of_m else float(unstructured)
 
 
-def compose(overrides: list[str]) -> dict[str, Any]:
+def compose(overrides: list[str], name: str = CONFIG_NAME) -> dict[str, Any]:
     """The resolved config for these overrides, as plain containers.
 
     Raises:
         ConfigError: on an unknown group, option or key, saying which exist.
     """
-    with reported(overrides), _initialised():
-        return resolve(hydra_compose(CONFIG_NAME, overrides=overrides))
+    with reported(overrides, name), _initialised():
+        return resolve(hydra_compose(name, overrides=overrides))
+
+
+def split_execution(overrides: list[str]) -> tuple[list[str], list[str]]:
+    """Overrides that say how to run (``executor=ray``), and those that say what."""
+    how = [text for text in overrides if re.match(r"executor[=.]", text)]
+    return how, [text for text in overrides if text not in how]
 
 
 def resolve(config: DictConfig) -> dict[str, Any]:
@@ -83,8 +92,8 @@ def expand(grid: Mapping[str, str]) -> Iterator[list[str]]:
 
 
 @contextmanager
-def reported(overrides: list[str]) -> Iterator[None]:
-    """Turn Hydra's and OmegaConf's errors into one line that says which values exist."""
+def reported(overrides: list[str], name: str = CONFIG_NAME) -> Iterator[None]:
+    """Turn Hydra's and OmegaConf's errors into one line that says which values exist in the config of this name."""
     try:
         yield
     except OverrideParseException as error:
@@ -92,7 +101,7 @@ def reported(overrides: list[str]) -> Iterator[None]:
     except MissingConfigException as error:
         raise ConfigError([_explain_missing_option(error)]) from error
     except ConfigCompositionException as error:
-        raise ConfigError([_explain_composition(error, overrides)]) from error
+        raise ConfigError([_explain_composition(error, overrides, name)]) from error
     except OSError as error:
         raise ConfigError(
             [f"{error.filename}: cannot be written to ({error.strerror}); set paths.results=DIR"]
@@ -114,25 +123,26 @@ def _explain_missing_option(error: MissingConfigException) -> str:
     return f"{group}={option}: no such option" + among(option, sorted(error.options or groups().get(group, {})))
 
 
-def _explain_composition(error: ConfigCompositionException, overrides: list[str]) -> str:
+def _explain_composition(error: ConfigCompositionException, overrides: list[str], config: str) -> str:
     match = re.search(r"Could not override '([^']+)'", str(error))
     if not match:
         return " ".join(str(error).split())
     key = match[1]
     if "." not in key:
-        known = sorted({*groups(), *_keys_at([], "")} - {"hydra"})
+        optional = {"experiment"} if config == CONFIG_NAME else set()
+        known = sorted({*optional, *_keys_at(config, [], "")} - {"hydra"})
         return f"{key}: no such config group or key" + among(key, known)
     parent, _, name = key.rpartition(".")
     choices = [text for text in overrides if re.match(r"[a-z_]+=[^.]", text) and text.split("=")[0] in groups()]
-    return f"{key}: unknown key" + among(name, _keys_at(choices, parent))
+    return f"{key}: unknown key" + among(name, _keys_at(config, choices, parent))
 
 
-def _keys_at(overrides: list[str], key: str) -> list[str]:
+def _keys_at(config: str, overrides: list[str], key: str) -> list[str]:
     """Keys of a node of the config, or of the nearest node above it that exists; none if it cannot be composed."""
     GlobalHydra.instance().clear()
     try:
         with _initialised():
-            node = hydra_compose(CONFIG_NAME, overrides=overrides)
+            node = hydra_compose(config, overrides=overrides)
             for part in key.split(".") if key else []:
                 below = node.get(part)
                 if not isinstance(below, DictConfig):

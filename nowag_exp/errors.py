@@ -4,6 +4,10 @@ Every message is one line that says what is wrong, where (full config key, linea
 right, and what to do. The traceback goes to the log only.
 """
 
+import sys
+import tempfile
+import traceback
+
 
 def one_line(error: Exception) -> str:
     """What an error says, in one line; with its class, unless it is one of ours."""
@@ -33,3 +37,20 @@ class ConfigError(RequestError):
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
         super().__init__("; ".join(problems))
+
+
+def report(error: Exception) -> int:
+    """Print an error as one line (a line a problem); the traceback of one that has no name goes to a file.
+
+    Returns:
+        The exit code of the process.
+    """
+    if isinstance(error, NowagError):
+        for line in getattr(error, "problems", [str(error)]):
+            print(f"error: {' '.join(line.split())}", file=sys.stderr)
+        return error.exit_code
+    with tempfile.NamedTemporaryFile("w", prefix="nowag-exp-", suffix=".log", delete=False) as log:
+        traceback.print_exception(error, file=log)
+    reason = " ".join(str(error).split())
+    print(f"error: unexpected {type(error).__name__}: {reason} (traceback in {log.name})", file=sys.stderr)
+    return 1

@@ -1,4 +1,4 @@
-"""Run checked experiments one after the other: recorded ones are skipped, a failed one does not stop the rest."""
+"""Run one checked experiment unless it is recorded: the outcome, with its log and its tracker."""
 
 import logging
 from collections.abc import Iterator
@@ -32,22 +32,6 @@ class Outcome:
     record: RunRecord | None
     failure: str | None
     log_file: Path
-
-
-def run_all(
-    experiments: list[Experiment], bench: Workbench, reporter: Reporter, group: str | None = None
-) -> list[Outcome]:
-    """Run experiments grouped by model, each model in the order given; ``group`` is for the tracker."""
-    order = {experiment.model: None for experiment in experiments}
-    grouped = [experiment for model in order for experiment in experiments if experiment.model == model]
-    outcomes = []
-    with reporter.live(), reporter.stage("experiments", len(grouped)) as tick:
-        for number, experiment in enumerate(grouped, start=1):
-            outcome = run_logged(experiment, bench, reporter, group)
-            outcomes.append(outcome)
-            reporter.say(f"[{number}/{len(grouped)}] {experiment.describe()}: {_result(outcome)}")
-            tick()
-    return outcomes
 
 
 def run_logged(experiment: Experiment, bench: Workbench, reporter: Reporter, group: str | None = None) -> Outcome:
@@ -95,13 +79,3 @@ def logging_to(path: Path) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         handler.close()
-
-
-def _result(outcome: Outcome) -> str:
-    if outcome.record is None:
-        return f"FAILED, {outcome.failure}"
-    shown = [
-        metric for metric in outcome.record.metrics if metric.name == "perplexity" or metric.protocol.endswith("/mean")
-    ]
-    shown = shown or outcome.record.metrics[:1]
-    return ", ".join(f"{metric.name} {metric.value:.3f} on {metric.protocol}" for metric in shown)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 import nowag_exp
+from nowag_exp.execution import run_all
 from nowag_exp.experiment import Workbench
 from nowag_exp.formats import FORMATS
 from nowag_exp.progress import Reporter
 from nowag_exp.records.record import RunRecord
-from nowag_exp.runner import run_all
 from nowag_exp.sweep import plan
 
 pytestmark = pytest.mark.claims

@@ -8,11 +8,12 @@ import yaml
 
 from nowag_exp.compose import compose
 from nowag_exp.config import build_experiment
+from nowag_exp.execution import build_executor
 from nowag_exp.layout import folder, groups, headline, sweeps
 from nowag_exp.methods import Pruner
 from nowag_exp.sweep import expand, read
 
-OPTIONS = [(group, option) for group, options in groups().items() for option in options]
+OPTIONS = [(group, option) for group, options in groups().items() for option in options if group != "executor"]
 PATHS = {"model": ["model.path=x"], "calibration": ["calibration.path=x"], "evaluation": ["evaluation.files.path=x"]}
 FILES = sorted([*folder("conf").rglob("*.yaml"), *folder("sweeps").rglob("*.yaml")])
 
@@ -24,6 +25,11 @@ def test_every_option_composes_and_builds(group: str, option: str) -> None:
     if group not in ("experiment", "tracking", "evaluation"):
         part = getattr(experiment, group)
         assert part is None or option in (getattr(part, "name", None) or option)
+
+
+@pytest.mark.parametrize("option", sorted(groups()["executor"]))
+def test_every_executor_composes_and_builds(option: str) -> None:
+    assert build_executor([f"executor={option}"]).name == option
 
 
 def test_the_promised_options_exist() -> None:

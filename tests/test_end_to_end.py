@@ -12,6 +12,7 @@ from nowag_exp import experiment as module
 from nowag_exp import shelf
 from nowag_exp.compose import compose
 from nowag_exp.config import Experiment, build_experiment
+from nowag_exp.execution import run_all
 from nowag_exp.experiment import Workbench, check, recorded, run
 from nowag_exp.formats.folder import data_bytes
 from nowag_exp.methods import second_order
@@ -19,7 +20,6 @@ from nowag_exp.models import CausalLM
 from nowag_exp.progress import Reporter
 from nowag_exp.quiet import quiet_libraries
 from nowag_exp.records.record import RunRecord, StageCost, load_records
-from nowag_exp.runner import run_all
 
 
 @pytest.fixture

@@ -14,13 +14,15 @@ PACKAGE = Path(nowag_exp.__file__).parent
 LAYERS = [
     {"errors", "settings", "layout", "patterns"},
     {"files", "progress", "quiet", "ledger", "ops"},
-    {"formats", "hub", "wheels"},
+    {"formats", "hub", "wheels", "output"},
     {"methods", "models", "text"},
     {"calibration", "evaluation", "records"},
     {"config", "compose", "reference", "shelf", "tracking"},
     {"measure"},
     {"experiment"},
     {"runner", "sweep"},
+    {"execution"},
+    {"verbs"},
     {"cli"},
     {"__main__"},
 ]

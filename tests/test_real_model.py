@@ -8,10 +8,10 @@ import torch
 from nowag_exp.compose import compose
 from nowag_exp.config import Experiment, build_experiment
 from nowag_exp.evaluation import last_states, perplexity, score_windows
+from nowag_exp.execution import run_all
 from nowag_exp.experiment import Workbench, check
 from nowag_exp.models import CausalLM
 from nowag_exp.progress import Reporter
-from nowag_exp.runner import run_all
 
 pytestmark = pytest.mark.real_model
 

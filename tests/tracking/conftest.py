@@ -10,11 +10,11 @@ import pytest
 
 from nowag_exp.compose import compose
 from nowag_exp.config import build_experiment
+from nowag_exp.execution import run_all
 from nowag_exp.experiment import Workbench
 from nowag_exp.ledger import Irregularity
 from nowag_exp.progress import Reporter
 from nowag_exp.records.record import RunRecord, save_record
-from nowag_exp.runner import run_all
 
 
 @pytest.fixture(autouse=True)

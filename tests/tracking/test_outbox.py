@@ -11,11 +11,11 @@ from typing import ClassVar
 import pytest
 
 from nowag_exp.cli import main
+from nowag_exp.execution import run_all
 from nowag_exp.experiment import Workbench
 from nowag_exp.ledger import Irregularity
 from nowag_exp.progress import Reporter
 from nowag_exp.records.record import RunRecord, load_record, load_records, record_path, save_record
-from nowag_exp.runner import run_all
 from nowag_exp.tracking import NoTracking, TensorBoardTracking, Tracker, deliver, is_sent, send_saved
 
 

@@ -1,0 +1,25 @@
+"""Writing tables and pages to files the user named."""
+
+from pathlib import Path
+
+from nowag_exp.errors import RequestError
+
+
+def extension(form: str) -> str:
+    """Of a file with a table in this form."""
+    return "txt" if form == "text" else form
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        RequestError: if that cannot be done there.
+    """
+    from nowag_exp.files import atomic_write
+
+    try:
+        with atomic_write(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be written ({error.strerror}); name another folder") from error
