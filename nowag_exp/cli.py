@@ -17,7 +17,10 @@ INTERRUPTED = 130
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb and return its exit code; every error is one line on stderr."""
-    arguments = sys.argv[1:] if argv is None else argv
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if "--quiet" in arguments:  # Of every verb, also of `run`, whose arguments are Hydra's.
+        arguments.remove("--quiet")
+        _silence()
     parser = build_parser()
     # Hydra's own flags (--cfg, --info, --multirun, ...) are not ours to parse: all of `run` goes to Hydra.
     if arguments[:1] == ["run"] and not {"-h", "--help"} & set(arguments):
@@ -36,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name, module in verbs.modules().items():
         verb = known.add_parser(name, help=module.HELP, epilog=module.EPILOG)
         module.add_arguments(verb)
+        verb.add_argument("--quiet", action="store_true", help="no progress, only results and errors")
         verb.set_defaults(verb=module.main)
     return parser
 
@@ -63,6 +67,12 @@ def describe_groups() -> str:
     lines.append("sweeps:")
     lines += [f"    {name:<14} {headline}" for name, headline in sweeps().items()]
     return "\n".join(lines) + "\n"
+
+
+def _silence() -> None:
+    from nowag_exp import progress
+
+    progress.silence()
 
 
 def _guarded(verb: Callable[[], int]) -> int:

@@ -34,13 +34,18 @@ class Runtime:
         device: ``auto`` takes a GPU if there is one.
         batch_tokens: tokens of one forward pass; at least one window is taken.
         threads: of torch on the CPU; ``null`` for its default.
+        save_every: seconds of work after which an unfinished experiment is kept in the store, so that a killed one
+            loses no more than about that; 0 for after each block.
     """
 
     device: Literal["auto", "cpu", "cuda"]
     batch_tokens: int
     threads: int | None
+    save_every: float
 
     def __post_init__(self) -> None:
+        if not 0 <= self.save_every < float("inf"):
+            raise ValueError(f"save_every: must be a number of seconds, 0 or more; got {self.save_every:g}")
         if self.batch_tokens < 1:
             raise ValueError(f"batch_tokens: must be at least 1; got {self.batch_tokens}")
         if self.threads is not None and self.threads < 1:

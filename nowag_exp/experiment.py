@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
-from nowag_exp.calibration import CompressedLinear, compress, walk
+from nowag_exp.calibration import CompressedLinear, Statistics, Walk, compress, walk
 from nowag_exp.config import Experiment
 from nowag_exp.errors import ConfigError, NowagError, RequestError
-from nowag_exp.files import atomic_folder, locked
+from nowag_exp.files import atomic_folder, locked, require_writable
 from nowag_exp.formats.folder import FolderWriter
 from nowag_exp.ledger import Ledger
 from nowag_exp.measure import Evaluator, note_overlap
+from nowag_exp.methods import Needs
 from nowag_exp.models import CausalLM, ModelSource, linear_shapes
 from nowag_exp.progress import Reporter
 from nowag_exp.records.items import items_path, save_items
@@ -31,6 +32,7 @@ from nowag_exp.records.record import (
 from nowag_exp.records.store import Store, content_key
 from nowag_exp.shelf import StatisticsShelf
 from nowag_exp.text import DrawnTokens, Tokenizer, load_tokenizer
+from nowag_exp.unfinished import Unfinished
 
 DEFAULT_THREADS = torch.get_num_threads()
 
@@ -105,10 +107,8 @@ def check(experiment: Experiment, bench: Workbench) -> None:
         target = experiment.checkpoint_folder
         if target.is_symlink() or (target.exists() and not target.is_dir()):
             raise RequestError(f"{target}: is not a folder, so no checkpoint can be kept there; remove it")
-        with locked(target):
-            pass  # The folder can be written.
-    with locked(record_path(experiment.paths.folder, experiment.fingerprint)):
-        pass  # The results folder can be written.
+        require_writable(target)
+    require_writable(record_path(experiment.paths.folder, experiment.fingerprint))
     for suite in experiment.evaluation.zero_shot:
         suite.check()
         suite.check_tokenizer(bench.tokenizer(experiment.model))
@@ -151,9 +151,12 @@ def run(experiment: Experiment, bench: Workbench, reporter: Reporter) -> RunReco
         raise RequestError(
             "model: its files changed since the experiment was fingerprinted; run the same command again"
         )
-    evaluator = Evaluator(experiment, functools.partial(bench.tokens, experiment), meter, ledger, reporter)
+    save_every = experiment.runtime.save_every
+    store = Store(experiment.paths.folder / "store")
+    unfinished = Unfinished(store, experiment.fingerprint, len(model.blocks), save_every, device, meter, ledger)
+    evaluator = Evaluator(experiment, functools.partial(bench.tokens, experiment), unfinished, meter, ledger, reporter)
     evaluator.look_at_dense(model)
-    compression = _compress(experiment, model, bench, meter, ledger, reporter)
+    compression = _compress(experiment, model, bench, unfinished, meter, ledger, reporter)
     metrics, items = evaluator.measure(model)
     record = RunRecord(
         schema_version=SCHEMA_VERSION,
@@ -191,23 +194,31 @@ def choose_device(experiment: Experiment) -> torch.device:
 
 
 def _compress(
-    experiment: Experiment, model: CausalLM, bench: Workbench, meter: CostMeter, ledger: Ledger, reporter: Reporter
+    experiment: Experiment,
+    model: CausalLM,
+    bench: Workbench,
+    unfinished: Unfinished,
+    meter: CostMeter,
+    ledger: Ledger,
+    reporter: Reporter,
 ) -> Compression:
     """Compress the model in place, and write it to its folder if that is asked for."""
     method, n_blocks = experiment.method, len(model.blocks)
-    statistics = None
+    statistics: Statistics | None = None
     if experiment.calibration is not None:
         tokens = bench.tokens(experiment, "calibration")
         note_overlap(tokens, "calibration", ledger)
         batch_size = experiment.batch_size(experiment.calibration)
         if method.propagate == "compressed":
             # Pulled by the compression below, so its cost is part of that stage.
-            statistics = walk(model, tokens.ids, batch_size, "compressed", method.needs)
-        else:
-            shelf = StatisticsShelf(
-                Store(experiment.paths.folder / "store"), experiment.model.identity(), tokens.sha256, n_blocks, ledger
+            statistics = _walk_on(unfinished, model, method.needs) or walk(
+                model, tokens.ids, batch_size, "compressed", method.needs
             )
-            statistics = shelf.dense(model, tokens.ids, batch_size, method.needs, meter, reporter)
+        else:
+            model_identity = experiment.model.identity()
+            shelf = StatisticsShelf(unfinished.store, model_identity, tokens.sha256, n_blocks, ledger)
+            save_every = experiment.runtime.save_every
+            statistics = shelf.dense(model, tokens.ids, batch_size, method.needs, save_every, meter, reporter)
     with ExitStack() as stack:
         writer = None
         if experiment.checkpoint.save:
@@ -215,12 +226,22 @@ def _compress(
             stack.enter_context(locked(target))
             writer = FolderWriter(stack.enter_context(atomic_folder(target)))
         with meter.stage("compression"), reporter.stage(f"{method.name}: blocks", n_blocks) as tick:
-            linears = compress(model, method, statistics, ledger, tick, writer.add_weight if writer else None)
+            keep = writer.add_weight if writer else None
+            linears = compress(model, method, statistics, ledger, tick, keep, unfinished)
         compression = _summarise(linears, model)
         if writer:
             with meter.stage("checkpoint"):
                 _finish_checkpoint(writer, model, compression)
     return compression
+
+
+def _walk_on(unfinished: Unfinished, model: CausalLM, needs: Needs) -> Walk | None:
+    """The walk of an interrupted run over compressed blocks, where its activations were last kept."""
+    kept = unfinished.activations()
+    if kept is None:
+        return None
+    index, hidden = kept
+    return Walk(model, hidden, "compressed", needs, index)
 
 
 def _finish_checkpoint(writer: FolderWriter, model: CausalLM, compression: Compression) -> None:

@@ -7,15 +7,20 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import platformdirs
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
+from nowag_exp import interrupt
 from nowag_exp.errors import RequestError
+from nowag_exp.progress import note
 
 CACHE_VARIABLE = "NOWAG_EXP_CACHE"
+
+PATIENCE = 2.0
+"""Seconds that a lock is waited for in silence."""
 
 
 def cache_dir() -> Path:
@@ -85,12 +90,57 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def locked(path: Path) -> FileLock:
-    """A lock for the work that creates ``path``; freed by the operating system when its owner dies.
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of the work that creates ``path``; says so if it has to wait for another process.
+
+    The operating system frees the lock when its owner dies. Where the file system has no locks of that kind, filelock
+    writes the owner's process and machine into a file, and takes it over from one that is no more.
 
     Raises:
         RequestError: if nothing can be written there.
+        KeyboardInterrupt: if asked to stop while it waits.
     """
+    lock = _lock_of(path)
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        note(f"waiting for another process, which is making {path.parent.name}/{path.name}")
+        with suppress(Timeout):
+            lock.acquire(cancel_check=interrupt.requested)
+        if not lock.is_locked:
+            raise KeyboardInterrupt from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process holds the lock of ``path``.
+
+    Raises:
+        RequestError: as :func:`locked`.
+    """
+    lock = _lock_of(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def require_writable(path: Path) -> None:
+    """Check that ``path`` can be made.
+
+    Raises:
+        RequestError: if it cannot.
+    """
+    _lock_of(path)
+
+
+def _lock_of(path: Path) -> FileLock:
     locks = path.parent / ".locks"
     try:
         locks.mkdir(parents=True, exist_ok=True)

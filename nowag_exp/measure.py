@@ -1,5 +1,6 @@
 """The measurements of one experiment: of the dense model, which it is held against, then of the compressed one."""
 
+import time
 from collections.abc import Callable, Sequence
 
 import pandas as pd
@@ -24,6 +25,7 @@ from nowag_exp.records.provenance import CostMeter
 from nowag_exp.records.store import Store
 from nowag_exp.reference import DenseOutcomes, DenseStates
 from nowag_exp.text import DrawnTokens
+from nowag_exp.unfinished import Unfinished
 
 
 class Evaluator:
@@ -32,6 +34,7 @@ class Evaluator:
     Args:
         experiment: with its set of measurements.
         tokens: gives the windows of a text, by its config key.
+        unfinished: metrics of an interrupted run, which are taken over.
         meter: of the costs, stages ``reference``, ``reference_items``, ``evaluation`` and ``zero_shot``.
         ledger: overlapping windows, truncated items and damaged store entries go there.
         reporter: shows progress.
@@ -41,12 +44,14 @@ class Evaluator:
         self,
         experiment: Experiment,
         tokens: Callable[[str], DrawnTokens],
+        unfinished: Unfinished,
         meter: CostMeter,
         ledger: Ledger,
         reporter: Reporter,
     ) -> None:
         self._experiment, self._evaluation = experiment, experiment.evaluation
         self._tokens, self._meter, self._ledger, self._reporter = tokens, meter, ledger, reporter
+        self._unfinished = unfinished
         self._dense_states: dict[str, DenseStates] = {}
         self._dense_outcomes: dict[str, SuiteOutcome] = {}
 
@@ -76,7 +81,8 @@ class Evaluator:
         if self._evaluation.perplexities:
             with self._meter.stage("evaluation"):
                 for text in self._evaluation.perplexities:
-                    metrics += self._measure_windows(model, text)
+                    note_overlap(self._tokens(text.key), text.key, self._ledger)
+                    metrics += self._unfinished.metrics(text.key) or self._measure_windows(model, text)
         if not self._evaluation.zero_shot:
             return metrics, None
         with self._meter.stage("zero_shot"):
@@ -88,10 +94,15 @@ class Evaluator:
         return metrics, items
 
     def _measure_windows(self, model: CausalLM, text: Perplexity) -> list[Metric]:
-        """Perplexity on one text, and how far from the dense model the model is there."""
+        """Perplexity on one text, and how far from the dense model the model is there; kept until there is a record."""
+        started = time.perf_counter()
+        metrics = self._metrics_of_windows(model, text)
+        self._unfinished.keep_metrics(text.key, metrics, time.perf_counter() - started)
+        return metrics
+
+    def _metrics_of_windows(self, model: CausalLM, text: Perplexity) -> list[Metric]:
         tokens, batch_size = self._tokens(text.key), self._experiment.batch_size(text)
         dense = self._dense_states.get(text.key)
-        note_overlap(tokens, text.key, self._ledger)
         with self._reporter.stage(f"{text.protocol}: windows", len(tokens.ids)) as tick:
             reference = None if dense is None else dense.windows(model, tokens.ids)
             if reference is not None and self._experiment.is_dense:

@@ -1,32 +1,60 @@
 """What a person sees while work goes on: bars in a terminal, one plain line a job elsewhere. All of it on stderr."""
 
-from collections.abc import Callable, Iterator
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from nowag_exp import interrupt
 
 Tick = Callable[[], None]
+
+LOG_EVERY = 10.0
+"""Seconds between two lines of a stage in the log, which tell how far a job came that was killed."""
+
+log = logging.getLogger("nowag_exp")
+_console = Console(stderr=True, highlight=False)
+
+
+def silence() -> None:
+    """Print no progress from now on, only results and errors."""
+    _console.quiet = True
 
 
 def note(line: str) -> None:
     """Say what takes long and happens once, such as a download."""
-    Console(stderr=True, highlight=False).print(line, markup=False, soft_wrap=True)
+    _console.print(line, markup=False, soft_wrap=True)
+
+
+class Remaining(ProgressColumn):
+    """Time left at the mean pace so far; counted down between ticks, which may be minutes apart."""
+
+    def render(self, task: Task) -> Text:
+        """``0:12:30``, or dashes before the first tick."""
+        elapsed, last = task.elapsed or 0.0, task.fields["last_tick"]
+        if not task.total or not task.completed or not last:
+            return Text("-:--:--", style="progress.remaining")
+        left = (task.total - task.completed) * last / task.completed - (elapsed - last)
+        return Text(str(timedelta(seconds=max(0, int(left)))), style="progress.remaining")
 
 
 class Reporter:
     """Bars for jobs and for the stages of a job."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]}"),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
+            Remaining(),
+            console=_console,
+            disable=not _console.is_terminal or _console.quiet,
         )
 
     @contextmanager
@@ -36,14 +64,36 @@ class Reporter:
             yield
 
     @contextmanager
-    def stage(self, description: str, total: int) -> Iterator[Tick]:
-        """A bar for one stage; the body calls the tick after each step."""
-        task = self._bars.add_task(description, total=total)
+    def stage(self, description: str, total: int, weights: Sequence[float] | None = None) -> Iterator[Tick]:
+        """A bar for one stage; the body calls the tick after each step.
+
+        The tick stops the program where everything before it is kept, if somebody asked for that.
+
+        Args:
+            description: of the stage and its steps, ``calibration: blocks``.
+            total: number of steps.
+            weights: how long each step takes compared with the others, for the time left; ``None`` for all alike.
+        """
+        steps = list(weights) if weights is not None and sum(weights) > 0 else [1.0] * total
+        task = self._bars.add_task(description, total=sum(steps), count=f"0/{total}", last_tick=0.0)
+        log.info("%s: 0 of %d", description, total)
+        done, started = 0, time.monotonic()
+        logged = started
+
+        def tick() -> None:
+            nonlocal done, logged
+            done, now = done + 1, time.monotonic()
+            self._bars.update(task, advance=steps[done - 1], count=f"{done}/{total}", last_tick=now - started)
+            if now - logged >= LOG_EVERY:
+                log.info("%s: %d of %d", description, done, total)
+                logged = now
+            interrupt.check()
+
         try:
-            yield lambda: self._bars.advance(task)
+            yield tick
         finally:
             self._bars.remove_task(task)
 
     def say(self, line: str) -> None:
         """Print one line, above the bars."""
-        self.console.print(line, markup=False, soft_wrap=True)
+        _console.print(line, markup=False, soft_wrap=True)

@@ -13,7 +13,9 @@ from nowag_exp.experiment import Workbench
 from nowag_exp.files import locked
 from nowag_exp.progress import Reporter
 from nowag_exp.records.record import RunRecord, load_record, record_path
+from nowag_exp.records.store import Store
 from nowag_exp.tracking import Tracker, send_saved
+from nowag_exp.unfinished import clear
 
 log = logging.getLogger("nowag_exp")
 
@@ -45,6 +47,7 @@ def run_logged(experiment: Experiment, bench: Workbench, reporter: Reporter, gro
     with locked(record_path(results, fingerprint)), logging_to(log_file):
         try:
             record = one.recorded(experiment) or one.run(experiment, bench, reporter)
+            clear(Store(results / "store"), fingerprint)
             record, not_sent = send_saved(tracker, record, results, group)
             if not_sent:
                 reporter.say(f"{experiment.describe()}: recorded, but not sent to {tracker.name}: {not_sent}")

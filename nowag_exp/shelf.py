@@ -1,22 +1,23 @@
 """Statistics of the dense model, made once for all experiments that ask for the same, and the factors made of them."""
 
-from collections.abc import Iterator
+import time
 from dataclasses import replace
 from typing import Any
 
 from jaxtyping import Int64
 from torch import Tensor
 
-from nowag_exp.calibration import walk
+from nowag_exp.calibration import Walk, walk
 from nowag_exp.calibration.statistics import VERSION, BlockStatistics, from_tensors, to_tensors
 from nowag_exp.errors import NowagError
 from nowag_exp.ledger import Ledger
 from nowag_exp.methods import Needs
 from nowag_exp.models import CausalLM
-from nowag_exp.progress import Reporter
+from nowag_exp.progress import Reporter, Tick
 from nowag_exp.records.provenance import CostMeter
 from nowag_exp.records.record import StageCost
 from nowag_exp.records.store import Store, Stored, content_key
+from nowag_exp.unfinished import Clock, pack_walk, unpack_walk
 
 FACTOR_VERSION = 2
 """Raised when the same statistics would give another factor."""
@@ -46,27 +47,68 @@ class StatisticsShelf:
         ids: Int64[Tensor, "n context"],
         batch_size: int,
         needs: Needs,
+        save_every: float,
         meter: CostMeter,
         reporter: Reporter,
-    ) -> Iterator[BlockStatistics]:
-        """Statistics of each block in turn; computed in one pass before the first is given, unless they are kept."""
+    ) -> "StoredStatistics":
+        """Statistics of each block in turn; computed in one pass before the first is given, unless they are kept.
+
+        An interrupted pass goes on where its activations were last kept, at most about ``save_every`` seconds back.
+        """
         with self.store.lock("statistics", self._key(needs)):
             cost = self._kept(needs)
             if cost is None:
                 with meter.stage("calibration"), reporter.stage("calibration: blocks", self.n_blocks) as tick:
-                    diagonals: list[BlockStatistics] = []
-                    for index, block in enumerate(walk(model, ids, batch_size, "dense", needs)):
-                        if needs is Needs.HESSIAN:
-                            self.store.save("second_moments", self._key(needs, index), Stored(to_tensors([block]), {}))
-                        diagonals.append({site: replace(seen, second_moment=None) for site, seen in block.items()})
-                        tick()
+                    diagonals = self._collect(model, ids, batch_size, needs, save_every, meter, tick)
                 cost = meter.stages["calibration"]
                 notes = {name: getattr(cost, name) for name in ("seconds", "peak_bytes", "peak_gpu_bytes")}
                 for kind in {needs, Needs.DIAGONAL}:
                     self.store.save("statistics", self._key(kind), Stored(to_tensors(diagonals), notes))
+                self.store.remove("walks", self._key(needs))
             else:
                 meter.stages["calibration"] = cost
-        return self._blocks(needs)
+        return StoredStatistics(self, needs)
+
+    def _collect(
+        self,
+        model: CausalLM,
+        ids: Int64[Tensor, "n context"],
+        batch_size: int,
+        needs: Needs,
+        save_every: float,
+        meter: CostMeter,
+        tick: Tick,
+    ) -> list[BlockStatistics]:
+        """The pass over the blocks; second moments go to the store on the way."""
+        key, started = self._key(needs), time.perf_counter()
+        diagonals: list[BlockStatistics] = []
+        earlier = 0.0
+        passing = None
+        stored = self.store.load("walks", key, self.ledger)
+        if stored is not None and self._has_second_moments(needs, stored.notes["index"]):
+            passing = Walk(model, unpack_walk(stored.tensors), "dense", needs, stored.notes["index"])
+            diagonals, earlier = from_tensors(stored.tensors, passing.index), stored.notes["seconds"]
+            meter.take_over("calibration", earlier)
+            for _ in diagonals:
+                tick()
+        passing = passing or walk(model, ids, batch_size, "dense", needs)
+        clock = Clock(save_every)
+        for block in passing:
+            if needs is Needs.HESSIAN:
+                moments = Stored(to_tensors([block]), {})
+                self.store.save("second_moments", self._key(needs, len(diagonals)), moments)
+            diagonals.append({site: replace(seen, second_moment=None) for site, seen in block.items()})
+            if len(diagonals) < self.n_blocks and clock.is_due():
+                notes = {"index": passing.index, "seconds": earlier + time.perf_counter() - started}
+                self.store.save("walks", key, Stored({**pack_walk(passing), **to_tensors(diagonals)}, notes))
+            tick()
+        return diagonals
+
+    def _has_second_moments(self, needs: Needs, n_blocks: int) -> bool:
+        """Of the first blocks, if they are needed."""
+        return needs is not Needs.HESSIAN or all(
+            self.store.path("second_moments", self._key(needs, index)).is_file() for index in range(n_blocks)
+        )
 
     def _kept(self, needs: Needs) -> StageCost | None:
         """What the statistics cost when they were computed, if all of them are there and undamaged."""
@@ -80,18 +122,18 @@ class StatisticsShelf:
                     return None
         return StageCost(**stored.notes, reused=True)
 
-    def _blocks(self, needs: Needs) -> Iterator[BlockStatistics]:
-        if needs is not Needs.HESSIAN:
-            stored = self._load("statistics", self._key(needs))
-            yield from from_tensors(stored.tensors, self.n_blocks)
-            return
-        for index in range(self.n_blocks):
-            key = self._key(needs, index)
-            (block,) = from_tensors(self._load("second_moments", key).tensors, 1)
-            yield {
-                site: replace(seen, factors=StoredFactors(self.store, {"statistics": key, "site": site}, self.ledger))
-                for site, seen in block.items()
-            }
+    def diagonals(self) -> list[BlockStatistics]:
+        """Kept diagonals of all blocks."""
+        return from_tensors(self._load("statistics", self._key(Needs.DIAGONAL)).tensors, self.n_blocks)
+
+    def hessian(self, index: int) -> BlockStatistics:
+        """Kept second moments of one block, with the factors made of them."""
+        key = self._key(Needs.HESSIAN, index)
+        (block,) = from_tensors(self._load("second_moments", key).tensors, 1)
+        return {
+            site: replace(seen, factors=StoredFactors(self.store, {"statistics": key, "site": site}, self.ledger))
+            for site, seen in block.items()
+        }
 
     def _load(self, kind: str, key: str) -> Stored:
         stored = self.store.load(kind, key, self.ledger)
@@ -103,6 +145,29 @@ class StatisticsShelf:
 
     def _key(self, needs: Needs, block: int | None = None) -> str:
         return content_key({**self._inputs, "needs": needs.value, **({} if block is None else {"block": block})})
+
+
+class StoredStatistics:
+    """Kept statistics of each block in turn; those of a Hessian are read when their block is reached."""
+
+    def __init__(self, shelf: StatisticsShelf, needs: Needs) -> None:
+        self.shelf, self.needs, self.index = shelf, needs, 0
+        self._diagonals = shelf.diagonals() if needs is not Needs.HESSIAN else []
+
+    def __iter__(self) -> "StoredStatistics":
+        return self
+
+    def __next__(self) -> BlockStatistics:
+        if self.index == self.shelf.n_blocks:
+            raise StopIteration
+        self.index += 1
+        if self.needs is Needs.HESSIAN:
+            return self.shelf.hessian(self.index - 1)
+        return self._diagonals[self.index - 1]
+
+    def skip(self, index: int) -> None:
+        """Go past a block."""
+        self.index = index + 1
 
 
 class StoredFactors:

@@ -13,11 +13,11 @@ import nowag_exp
 PACKAGE = Path(nowag_exp.__file__).parent
 LAYERS = [
     {"errors", "settings", "layout", "patterns"},
-    {"files", "progress", "quiet", "ledger", "ops"},
+    {"files", "interrupt", "progress", "quiet", "ledger", "ops"},
     {"formats", "hub", "wheels", "output"},
     {"methods", "models", "text"},
     {"calibration", "evaluation", "records"},
-    {"config", "compose", "reference", "shelf", "tracking"},
+    {"config", "compose", "reference", "shelf", "tracking", "unfinished"},
     {"measure"},
     {"experiment"},
     {"runner", "sweep"},

@@ -1,16 +1,18 @@
 """The walk over the blocks: statistics of each block's input sites, and the compression of its linears."""
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from nowag_exp.calibration.statistics import BlockStatistics, listening
 from nowag_exp.errors import NowagError
 from nowag_exp.formats import CompressedWeight
-from nowag_exp.ledger import Ledger
+from nowag_exp.ledger import Irregularity, Ledger
 from nowag_exp.methods.base import Method, Needs, Propagate
 from nowag_exp.models.blocks import SITES, CausalLM, Site
 from nowag_exp.progress import Tick
@@ -37,29 +39,114 @@ class CompressedLinear:
     relative_error: float
 
 
+@dataclass(frozen=True)
+class CompressedBlock:
+    """What a method made of the linears of one block.
+
+    Attributes:
+        weights: by full name of the linear.
+        irregularities: that compressing them met.
+        seconds: that it took, statistics included if they were collected on the way.
+    """
+
+    weights: dict[str, CompressedWeight]
+    irregularities: list[Irregularity]
+    seconds: float
+
+
+@runtime_checkable
+class Statistics(Protocol):
+    """Gives the statistics of each block in turn."""
+
+    def __next__(self) -> BlockStatistics:
+        """Of the next block."""
+
+    def skip(self, index: int) -> None:
+        """Go past a block whose statistics are not needed; its weights are what they will be."""
+
+
+@runtime_checkable
+class Finished(Protocol):
+    """Blocks that an interrupted run has compressed, and where this one puts its own."""
+
+    def get(self, index: int) -> CompressedBlock | None:
+        """A block, if it is there."""
+
+    def put(self, index: int, block: CompressedBlock, statistics: Statistics | None) -> None:
+        """A block that was just compressed, its weights in the model already."""
+
+
+class Walk:
+    """Activations of the calibration tokens on their way through the blocks; gives statistics block by block.
+
+    The consumer may replace the weights of a block before it asks for the next one. With ``dense`` the next block sees
+    what the block put out before that; with ``compressed`` the block is run again on the weights that it has by then.
+
+    Args:
+        model: to run.
+        hidden: input of block ``index``, a tensor a batch of windows, on the CPU.
+        propagate: what the next block sees.
+        needs: which statistics.
+        index: block that the activations stand before.
+    """
+
+    def __init__(
+        self,
+        model: CausalLM,
+        hidden: list[Float[Tensor, "_ context hidden"]],
+        propagate: Propagate,
+        needs: Needs,
+        index: int = 0,
+    ) -> None:
+        # One copy of the activations of all batches, on the CPU: 128 sequences of 4096 tokens of a 70B model are 8.6 GB
+        # in 16 bits. A batch is overwritten as soon as nothing needs its input any more.
+        self.model, self.hidden, self.propagate, self.needs, self.index = model, hidden, propagate, needs, index
+        self._stands = True  # Before block `index`; otherwise that block still has to be run on its final weights.
+
+    def __iter__(self) -> Iterator[BlockStatistics]:
+        return self
+
+    @torch.inference_mode()
+    def __next__(self) -> BlockStatistics:
+        self.settle()
+        if self.index == len(self.model.blocks):
+            raise StopIteration
+        index = self.index
+        with listening(self.model, index, self.needs) as accumulators:
+            for number, batch in enumerate(self.hidden):
+                output = self.model.run_block(index, batch.to(self.model.device))
+                if self.propagate == "dense":
+                    self.hidden[number] = output.cpu()
+        if self.propagate == "dense":
+            self.index += 1
+        else:
+            self._stands = False
+        return {site.name: accumulators[site.name].result(_names(self.model, index, site)) for site in SITES}
+
+    def skip(self, index: int) -> None:
+        """Go past a block on the weights that it has now, unless the activations are past it already."""
+        self.settle()
+        if index == self.index:
+            self._stands = False
+
+    @torch.inference_mode()
+    def settle(self) -> None:
+        """Bring the activations before block :attr:`index`."""
+        if self._stands:
+            return
+        if self.index < len(self.model.blocks) - 1:  # Nothing reads what the last one puts out.
+            for number, batch in enumerate(self.hidden):
+                self.hidden[number] = self.model.run_block(self.index, batch.to(self.model.device)).cpu()
+        self.index += 1
+        self._stands = True
+
+
 @torch.inference_mode()
 def walk(
     model: CausalLM, tokens: Int64[Tensor, "n context"], batch_size: int, propagate: Propagate, needs: Needs
-) -> Iterator[BlockStatistics]:
-    """Yield the statistics of each block, first to last.
-
-    The consumer may replace the block's weights before it asks for the next one. With ``dense`` the next block sees
-    what the block put out before that; with ``compressed`` the block is run again on the weights that it has by then.
-    """
-    last = len(model.blocks) - 1
-    # One copy of the activations of all batches, on the CPU: 128 sequences of 4096 tokens of a 70B model are 8.6 GB in
-    # 16 bits. A batch is overwritten as soon as nothing needs its input any more.
-    hidden = [model.embed(batch).cpu() for batch in tokens.split(batch_size)]
-    for index in range(last + 1):
-        with listening(model, index, needs) as accumulators:
-            for number, batch in enumerate(hidden):
-                output = model.run_block(index, batch.to(model.device))
-                if propagate == "dense":
-                    hidden[number] = output.cpu()
-        yield {site.name: accumulators[site.name].result(_names(model, index, site)) for site in SITES}
-        if propagate == "compressed" and index < last:
-            for number, batch in enumerate(hidden):
-                hidden[number] = model.run_block(index, batch.to(model.device)).cpu()
+) -> Walk:
+    """A walk from the first block on."""
+    return Walk(model, [model.embed(batch).cpu() for batch in tokens.split(batch_size)], propagate, needs)
 
 
 def _names(model: CausalLM, index: int, site: Site) -> str:
@@ -70,56 +157,76 @@ def _names(model: CausalLM, index: int, site: Site) -> str:
 def compress(
     model: CausalLM,
     method: Method,
-    statistics: Iterator[BlockStatistics] | None,
+    statistics: Statistics | None,
     ledger: Ledger,
     tick: Tick,
     keep: Callable[[str, CompressedWeight], None] | None = None,
+    finished: Finished | None = None,
 ) -> list[CompressedLinear]:
     """Compress every linear of every block in place.
 
     Args:
         model: its linears are replaced by the decompressed values, in its dtype.
         method: what to do to them.
-        statistics: of each block in turn; a :func:`walk` in progress or stored ones. ``None`` if the method needs none.
+        statistics: of each block in turn; a :class:`Walk` or stored ones. ``None`` if the method needs none.
         ledger: dead input columns go there.
         tick: called after each block.
         keep: given each compressed weight under its linear's name, to write it to a file.
+        finished: blocks of an interrupted run, which are taken over.
 
     Raises:
         NowagError: naming the linear, if a weight is NaN or infinite, before or after.
     """
     report: list[CompressedLinear] = []
     for index in range(len(model.blocks)):
-        block_statistics = None if statistics is None else next(statistics)
-        for site in SITES:
-            linears = model.linears(index, site)
-            weights = {name: linear.weight.data for name, linear in linears.items()}
-            for name, weight in weights.items():
-                _require_finite(name, weight, "in the checkpoint; download the model again")
-            seen = None if block_statistics is None else block_statistics[site.name].to(model.device)
-            if seen is not None and (dead := int((seen.sum_of_squares == 0).sum())):
-                ledger.add("dead_columns", _names(model, index, site), f"{dead} inputs are always 0", dead)
-            for name, compressed in method.compress(weights, seen, ledger).items():
-                values = compressed.decompress().to(model.dtype)
-                _require_finite(
-                    name, values, "after compression: 16 bits cannot hold them; use another method or model"
-                )
-                if keep is not None:
-                    keep(name, compressed)
-                unchanged = values is weights[name]
-                report.append(
-                    CompressedLinear(
-                        name=name,
-                        shape=compressed.shape,
-                        n_kept=compressed.n_nonzero,
-                        format=compressed.kind,
-                        bits=compressed.bits,
-                        relative_error=0.0 if unchanged else _relative_error(weights[name], values),
-                    )
-                )
-                if not unchanged:
-                    model.replace_weight(name, values)
+        block = known = finished.get(index) if finished else None
+        if block is None:
+            block = _compress_block(model, index, method, statistics)
+        for entry in block.irregularities:
+            ledger.entries.append(entry)
+        for name, compressed in block.weights.items():
+            report.append(_replace(model, name, compressed))
+            if keep is not None:
+                keep(name, compressed)
+        if known is not None and statistics is not None:
+            statistics.skip(index)
+        elif finished is not None:
+            finished.put(index, block, statistics)
         tick()
+    return report
+
+
+def _compress_block(model: CausalLM, index: int, method: Method, statistics: Statistics | None) -> CompressedBlock:
+    started, ledger = time.perf_counter(), Ledger()
+    block_statistics = None if statistics is None else next(statistics)
+    found: dict[str, CompressedWeight] = {}
+    for site in SITES:
+        weights = {name: linear.weight.data for name, linear in model.linears(index, site).items()}
+        for name, weight in weights.items():
+            _require_finite(name, weight, "in the checkpoint; download the model again")
+        seen = None if block_statistics is None else block_statistics[site.name].to(model.device)
+        if seen is not None and (dead := int((seen.sum_of_squares == 0).sum())):
+            ledger.add("dead_columns", _names(model, index, site), f"{dead} inputs are always 0", dead)
+        found |= method.compress(weights, seen, ledger)
+    return CompressedBlock(found, ledger.entries, time.perf_counter() - started)
+
+
+def _replace(model: CausalLM, name: str, compressed: CompressedWeight) -> CompressedLinear:
+    """Put the decompressed values into the model."""
+    weight = model.module.get_submodule(name).weight.data
+    values = compressed.decompress().to(model.dtype)
+    _require_finite(name, values, "after compression: 16 bits cannot hold them; use another method or model")
+    unchanged = values is weight
+    report = CompressedLinear(
+        name=name,
+        shape=compressed.shape,
+        n_kept=compressed.n_nonzero,
+        format=compressed.kind,
+        bits=compressed.bits,
+        relative_error=0.0 if unchanged else _relative_error(weight, values),
+    )
+    if not unchanged:
+        model.replace_weight(name, values)
     return report
 
 

@@ -85,6 +85,7 @@ class CostMeter:
     def __init__(self) -> None:
         self._started_at = _now()
         self.stages: dict[str, StageCost] = {}
+        self._earlier: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -92,11 +93,16 @@ class CostMeter:
         _reset_peaks()
         start = time.perf_counter()
         yield
-        self.stages[name] = StageCost(round(time.perf_counter() - start, 3), _peak_resident(), _peak_gpu())
+        seconds = time.perf_counter() - start + self._earlier.get(name, 0.0)
+        self.stages[name] = StageCost(round(seconds, 3), _peak_resident(), _peak_gpu())
+
+    def take_over(self, name: str, seconds: float) -> None:
+        """Count the work of an interrupted run, which need not be done again; called within its stage."""
+        self._earlier[name] = self._earlier.get(name, 0.0) + seconds
 
     def finish(self) -> Costs:
         """All stages so far."""
-        return Costs(self._started_at, _now(), dict(self.stages))
+        return Costs(self._started_at, _now(), dict(self.stages), resumed=bool(self._earlier))
 
 
 def _now() -> str:

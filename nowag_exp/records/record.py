@@ -90,11 +90,19 @@ class StageCost:
 
 @dataclass(frozen=True)
 class Costs:
-    """The only part of a record that differs between two runs of the same experiment on one machine."""
+    """The only part of a record that differs between two runs of the same experiment on one machine.
+
+    Attributes:
+        started_at: the run that wrote the record.
+        finished_at: likewise.
+        stages: what each cost, work of interrupted runs that was taken over included.
+        resumed: whether there was any.
+    """
 
     started_at: str
     finished_at: str
     stages: dict[str, StageCost]
+    resumed: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -45,7 +45,7 @@ class Store:
         """Where an entry is."""
         return self.root / kind / f"{key}.safetensors"
 
-    def lock(self, kind: str, key: str) -> FileLock:
+    def lock(self, kind: str, key: str) -> AbstractContextManager[None]:
         """Held while an entry is looked up and computed, so that two processes do not compute it twice."""
         return locked(self.path(kind, key))
 
@@ -68,6 +68,10 @@ class Store:
             ledger.add("corrupted_store_entry", f"{kind}/{path.name}", "damaged, so it was computed again")
             return None
         return Stored(tensors, notes)
+
+    def remove(self, kind: str, key: str) -> None:
+        """Remove an entry, if it is there."""
+        self.path(kind, key).unlink(missing_ok=True)
 
     def save(self, kind: str, key: str, stored: Stored) -> None:
         """Write an entry, whole or not at all."""

@@ -70,6 +70,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _run_one(config: "DictConfig", bench: "Workbench") -> int:
+    from nowag_exp import interrupt
     from nowag_exp.compose import reported, resolve
     from nowag_exp.config import build_experiment
     from nowag_exp.experiment import check, recorded
@@ -86,7 +87,7 @@ def _run_one(config: "DictConfig", bench: "Workbench") -> int:
         check(experiment, bench)
     else:
         reporter.say("recorded already, nothing was computed")
-    with reporter.live():
+    with interrupt.graceful(), reporter.live():
         outcome = run_logged(experiment, bench, reporter)
     if outcome.record is None:
         raise NowagError(f"{experiment.describe()}: {outcome.failure} (traceback in {outcome.log_file})")

@@ -1,0 +1,152 @@
+"""What an interrupted run leaves in the store, so that the next one goes on where it stopped."""
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nowag_exp import interrupt
+from nowag_exp.calibration.walk import CompressedBlock, Statistics, Walk
+from nowag_exp.evaluation import Metric
+from nowag_exp.formats import FORMATS
+from nowag_exp.ledger import Irregularity, Ledger
+from nowag_exp.records.provenance import CostMeter
+from nowag_exp.records.store import Store, Stored
+
+ACTIVATIONS = "activations"
+
+
+class Clock:
+    """Says when enough work was done since the last time that it is worth keeping.
+
+    Args:
+        seconds: of work that may be lost.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._since = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether it is time, or somebody asked to stop; if so, time starts anew."""
+        if time.monotonic() - self._since < self.seconds and not interrupt.requested():
+            return False
+        self._since = time.monotonic()
+        return True
+
+
+def pack_walk(passing: Walk) -> dict[str, Tensor]:
+    """The activations of a walk that stands before a block, for the store."""
+    passing.settle()
+    return {f"{ACTIVATIONS}.{number}": batch.contiguous() for number, batch in enumerate(passing.hidden)}
+
+
+def unpack_walk(tensors: Mapping[str, Tensor]) -> list[Tensor]:
+    """Undo :func:`pack_walk`."""
+    n_batches = sum(name.startswith(f"{ACTIVATIONS}.") for name in tensors)
+    return [tensors[f"{ACTIVATIONS}.{number}"] for number in range(n_batches)]
+
+
+class Unfinished:
+    """Compressed blocks, activations between two blocks, and metrics of one experiment; gone once it is recorded.
+
+    With ``compressed`` propagation every block is kept, as those after it depend on it, and the activations whenever
+    ``save_every`` seconds have passed. Otherwise blocks are independent, and one is kept if it took its share of
+    ``save_every``: writing what took no time to compute would cost more than it saves.
+
+    Args:
+        store: keeps it.
+        fingerprint: of the experiment; the caller holds the lock of its record.
+        n_blocks: of the model.
+        save_every: about how many seconds of work may be lost.
+        device: that the model is on.
+        meter: of the costs; what was taken over is counted there.
+        ledger: damaged entries go there.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        fingerprint: str,
+        n_blocks: int,
+        save_every: float,
+        device: torch.device,
+        meter: CostMeter,
+        ledger: Ledger,
+    ) -> None:
+        self.store, self.kind, self.n_blocks = store, f"unfinished/{fingerprint}", n_blocks
+        self.device, self.meter, self.ledger = device, meter, ledger
+        self._clock, self._share = Clock(save_every), save_every / n_blocks
+
+    def get(self, index: int) -> CompressedBlock | None:
+        """A block that was compressed before."""
+        stored = self.store.load(self.kind, self._block(index), self.ledger)
+        if stored is None:
+            return None
+        weights = {
+            name: FORMATS[kind].restore(
+                layout, {field: stored.tensors[f"{name}.{field}"].to(self.device) for field in fields}
+            )
+            for name, kind, layout, fields in stored.notes["weights"]
+        }
+        entries = [Irregularity(**entry) for entry in stored.notes["irregularities"]]
+        self.meter.take_over("compression", stored.notes["seconds"])
+        return CompressedBlock(weights, entries, stored.notes["seconds"])
+
+    def put(self, index: int, block: CompressedBlock, statistics: Statistics | None) -> None:
+        """Keep a block, and what the next one sees, if they are worth it."""
+        propagates = isinstance(statistics, Walk)
+        if not propagates and block.seconds < self._share and not interrupt.requested():
+            return
+        tensors: dict[str, Tensor] = {}
+        weights: list[Any] = []  # A list, for the order: the store sorts keys.
+        for name, weight in block.weights.items():
+            fields = weight.tensors()
+            # Copies: parts of one tensor cannot be written under two names.
+            tensors |= {f"{name}.{field}": tensor.to("cpu", copy=True) for field, tensor in fields.items()}
+            weights.append([name, weight.kind, weight.layout(), list(fields)])
+        notes = {
+            "weights": weights,
+            "irregularities": [asdict(entry) for entry in block.irregularities],
+            "seconds": block.seconds,
+        }
+        self.store.save(self.kind, self._block(index), Stored(tensors, notes))
+        if isinstance(statistics, Walk) and index < self.n_blocks - 1 and self._clock.is_due():
+            state = Stored(pack_walk(statistics), {"index": statistics.index})
+            self.store.save(self.kind, ACTIVATIONS, state)
+
+    def activations(self) -> tuple[int, list[Tensor]] | None:
+        """The block that kept activations stand before, and these; ``None`` if a block before it is not kept."""
+        stored = self.store.load(self.kind, ACTIVATIONS, self.ledger)
+        if stored is None:
+            return None
+        index: int = stored.notes["index"]
+        if not all(self.store.path(self.kind, self._block(before)).is_file() for before in range(index)):
+            return None
+        return index, unpack_walk(stored.tensors)
+
+    def metrics(self, key: str) -> list[Metric] | None:
+        """What was measured before under this config key."""
+        stored = self.store.load(self.kind, key, self.ledger)
+        if stored is None:
+            return None
+        self.meter.take_over("evaluation", stored.notes["seconds"])
+        return [Metric(**metric) for metric in stored.notes["metrics"]]
+
+    def keep_metrics(self, key: str, metrics: list[Metric], seconds: float) -> None:
+        """Keep what was measured under this config key."""
+        notes = {"metrics": [asdict(metric) for metric in metrics], "seconds": seconds}
+        self.store.save(self.kind, key, Stored({}, notes))
+
+    @staticmethod
+    def _block(index: int) -> str:
+        return f"block-{index:05}"
+
+
+def clear(store: Store, fingerprint: str) -> None:
+    """Remove what is kept of an experiment that has a record now."""
+    shutil.rmtree(store.root / "unfinished" / fingerprint, ignore_errors=True)
