@@ -10,7 +10,7 @@ from nowag_exp import experiment as one
 from nowag_exp.config import Experiment
 from nowag_exp.errors import one_line
 from nowag_exp.experiment import Workbench
-from nowag_exp.files import locked
+from nowag_exp.files import is_locked, locked
 from nowag_exp.progress import Reporter
 from nowag_exp.records.record import RunRecord, load_record, record_path
 from nowag_exp.records.store import Store
@@ -28,12 +28,14 @@ class Outcome:
         record: ``None`` if it failed.
         failure: one line; ``None`` if it did not.
         log_file: where the traceback is.
+        crashed: whether its process died, so that the end of the log says more than the failure.
     """
 
     experiment: Experiment
     record: RunRecord | None
     failure: str | None
     log_file: Path
+    crashed: bool = False
 
 
 def run_logged(experiment: Experiment, bench: Workbench, reporter: Reporter, group: str | None = None) -> Outcome:
@@ -62,6 +64,16 @@ def send_logged(tracker: Tracker, fingerprint: str, results: Path) -> str | None
     path = record_path(results, fingerprint)
     with locked(path), logging_to(_log_file(results, fingerprint)):
         return send_saved(tracker, load_record(path), results, None)[1]
+
+
+def is_busy(experiment: Experiment) -> bool:
+    """Whether another process is running it."""
+    return is_locked(record_path(experiment.paths.folder, experiment.fingerprint))
+
+
+def log_file_of(experiment: Experiment) -> Path:
+    """Where the log of an experiment is kept."""
+    return _log_file(experiment.paths.folder, experiment.fingerprint)
 
 
 def _log_file(results: Path, fingerprint: str) -> Path:

@@ -5,8 +5,11 @@ from nowag_exp.config import build
 from nowag_exp.execution.base import Executor
 from nowag_exp.execution.driver import run_all
 from nowag_exp.execution.inline import Inline
+from nowag_exp.execution.processes import Processes
+from nowag_exp.execution.ray import Ray
+from nowag_exp.execution.slurm import Slurm
 
-__all__ = ["Executor", "Inline", "build_executor", "run_all"]
+__all__ = ["Executor", "Inline", "Processes", "Ray", "Slurm", "build_executor", "run_all"]
 
 
 def build_executor(overrides: list[str]) -> Executor:

@@ -1,13 +1,19 @@
 """The experiments of a sweep through an executor, with progress and outcomes in the order of the sweep."""
 
+from collections.abc import Sequence
+
+from nowag_exp import interrupt
 from nowag_exp.config import Experiment
 from nowag_exp.execution.base import Executor
 from nowag_exp.execution.inline import Inline
-from nowag_exp.experiment import Workbench
+from nowag_exp.experiment import Workbench, recorded
 from nowag_exp.progress import Reporter
 from nowag_exp.runner import Outcome
 
 INLINE = Inline(name="inline")
+
+TAIL = 5
+"""Lines of the log that are shown of a job whose process died."""
 
 
 def run_all(
@@ -16,17 +22,53 @@ def run_all(
     reporter: Reporter,
     group: str | None = None,
     executor: Executor = INLINE,
+    seconds: Sequence[float] | None = None,
 ) -> list[Outcome]:
-    """Run checked experiments grouped by model, each model in the order given; ``group`` is for the tracker."""
+    """Run checked experiments grouped by model, each model in the order given.
+
+    Args:
+        experiments: checked, each once.
+        bench: what this process has loaded.
+        reporter: shows progress.
+        group: name of the sweep, for the tracker.
+        executor: runs them.
+        seconds: that each is expected to take, for the time left; ``None`` if that is not known.
+
+    Raises:
+        KeyboardInterrupt: if asked to stop, saying what is done.
+    """
+    expected = dict(zip((one.fingerprint for one in experiments), seconds or [1.0] * len(experiments), strict=True))
     order = {experiment.model: None for experiment in experiments}
     grouped = [experiment for model in order for experiment in experiments if experiment.model == model]
+    weights = [expected[experiment.fingerprint] for experiment in grouped]
     outcomes: dict[str, Outcome] = {}
-    with reporter.live(), reporter.stage("experiments", len(grouped)) as tick:
-        for outcome in executor.run(grouped, bench, reporter, group):
-            outcomes[outcome.experiment.fingerprint] = outcome
-            reporter.say(f"[{len(outcomes)}/{len(grouped)}] {outcome.experiment.describe()}: {_result(outcome)}")
-            tick()
+    with interrupt.graceful(), reporter.live(), reporter.stage("experiments", len(grouped), weights) as tick:
+        try:
+            for outcome in executor.run(grouped, bench, reporter, group):
+                outcomes[outcome.experiment.fingerprint] = outcome
+                say_outcome(outcome, f"[{len(outcomes)}/{len(grouped)}] ", reporter)
+                tick()
+        except KeyboardInterrupt:
+            done = sum(recorded(experiment) is not None for experiment in grouped)
+            reporter.say(f"stopped: {done} of {len(grouped)} experiments are recorded")
+            raise
     return [outcomes[experiment.fingerprint] for experiment in grouped]
+
+
+def say_outcome(outcome: Outcome, prefix: str, reporter: Reporter) -> None:
+    """Say in one line how an experiment ended, and how the log ends if its process died."""
+    reporter.say(f"{prefix}{outcome.experiment.describe()}: {_result(outcome)}")
+    if outcome.crashed:
+        for line in _tail(outcome):
+            reporter.say(f"    {line}")
+
+
+def _tail(outcome: Outcome) -> list[str]:
+    try:
+        text = outcome.log_file.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return [f"its log {outcome.log_file} cannot be read ({error.strerror})"]
+    return text.splitlines()[-TAIL:]
 
 
 def _result(outcome: Outcome) -> str:

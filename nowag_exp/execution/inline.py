@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from nowag_exp.config import Experiment
-from nowag_exp.execution.base import Executor
+from nowag_exp.execution.base import Executor, free_first
 from nowag_exp.experiment import Workbench
 from nowag_exp.progress import Reporter
 from nowag_exp.runner import Outcome, run_logged
@@ -19,5 +19,5 @@ class Inline(Executor):
     def run(
         self, experiments: Iterable[Experiment], bench: Workbench, reporter: Reporter, group: str | None
     ) -> Iterator[Outcome]:
-        for experiment in experiments:
+        for experiment in free_first(experiments):
             yield run_logged(experiment, bench, reporter, group)
