@@ -17,7 +17,7 @@ LAYERS = [
     {"formats", "hub", "wheels", "output"},
     {"methods", "models", "text"},
     {"calibration", "evaluation", "records"},
-    {"config", "compose", "reference", "shelf", "tracking"},
+    {"config", "compose", "published", "reference", "shelf", "tracking"},
     {"measure"},
     {"experiment"},
     {"runner", "sweep"},
