@@ -66,15 +66,20 @@ class Row:
 
     Attributes:
         setting: cells by column of the tidy table; sizes are means.
-        irregularities: of all of them.
+        ledger: irregularities of all of them.
         measured: what was measured, by column.
         records: in the order of the tidy table; several of one seed if they differ in what was measured.
     """
 
     setting: dict[str, Any]
-    irregularities: str
+    ledger: list[Irregularity]
     measured: dict[Column, Measured]
     records: list[RunRecord]
+
+    @property
+    def irregularities(self) -> str:
+        """The ledger in a word or two; empty if all was regular."""
+        return summary(self.ledger)
 
 
 @dataclass(frozen=True)
@@ -163,9 +168,9 @@ def _rows(part: pd.DataFrame, records: dict[str, RunRecord], results: Path, allo
         entries: dict[str, Counter[Irregularity]] = {}
         for name in fingerprints:
             entries[of_seed[name]] = entries.get(of_seed[name], Counter()) | Counter(records[name].irregularities)
-        irregularities = summary([entry for found in entries.values() for entry in found.elements()])
+        ledger = [entry for found in entries.values() for entry in found.elements()]
         measured = _measured([(of_seed[name], records[name]) for name in fingerprints], results, allow_mixed)
-        rows.append(Row(setting, irregularities, measured, [records[name] for name in fingerprints]))
+        rows.append(Row(setting, ledger, measured, [records[name] for name in fingerprints]))
     return rows
 
 
@@ -356,6 +361,7 @@ def precision(metric: str, value: float) -> tuple[int, int]:
 
 
 def setting_text(name: str, value: Any) -> str:
+    """A cell of the setting, by its column in the tidy table; ``-`` if there is none."""
     if pd.isna(value):
         return "-"
     if name == "sparsity":
@@ -387,6 +393,7 @@ def _marked(text: str, form: Format) -> str:
 
 
 def legend(form: Format) -> str:
+    """What marks, signs and columns mean, in lines."""
     mark = "*" if form == "text" else "bold"
     return (
         f"{mark}: significantly better (paired test over windows or items, p < {LEVEL}) than every other compressed "
