@@ -27,7 +27,7 @@ def limits(low: float, high: float, log: bool, margin: float = 0.07) -> tuple[fl
 
 
 def ticks(low: float, high: float, log: bool) -> list[float]:
-    """Three to seven round numbers within the limits of an axis."""
+    """Three to eight round numbers within the limits of an axis."""
     if not log:
         return _linear(low, high)
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))

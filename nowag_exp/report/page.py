@@ -74,4 +74,6 @@ def _facts(found: list[RunRecord], of_models: list[Section]) -> Iterator[tuple[s
     measured = [metric.protocol for record in found for metric in record.metrics]
     yield "measured on", listed(sorted({name if "@" in name else name.partition("/")[0] for name in measured}), 12)
     first, last = (minute(end(record.costs.finished_at for record in found)) for end in (min, max))
-    yield "finished", last if first == last else f"{first.removesuffix(' UTC')} to {last}"
+    of_one_day = first[:11] == last[:11]
+    ends = f"{first.removesuffix(' UTC')} to {last[11:] if of_one_day else last}"
+    yield "finished", last if first == last else ends

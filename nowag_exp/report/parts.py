@@ -9,7 +9,7 @@ from nowag_exp.published import Published
 from nowag_exp.records.wide import Section, legend
 from nowag_exp.report import figures
 from nowag_exp.report.beside import beside
-from nowag_exp.report.costs import Costs, costs
+from nowag_exp.report.costs import Cost, Costs, costs
 from nowag_exp.report.figures import Drawn
 from nowag_exp.report.heatmap import heat_maps
 from nowag_exp.report.palette import Style
@@ -26,7 +26,8 @@ FEW = 6
 
 BARS = (
     "Thin bars are one standard error over windows or items (of perplexity: of its logarithm), thick ones the standard "
-    "deviation over seeds. The line is the dense model, the band its standard error."
+    "deviation over seeds. The line is the dense model, the band its standard error. Rows that would hide each other "
+    "stand side by side."
 )
 
 
@@ -152,8 +153,8 @@ def _trade_off_part(axis: Axis, sections: list[Section], styles: dict[str, Style
     return Part(
         "sparsity",
         "Quality against sparsity",
-        "Weights removed, counted. The front is of rows that no row with as many weights removed, or more, beats. Rows "
-        "of about the same sparsity stand side by side. Bars and lines are as above.",
+        "Weights removed, counted. The front is of rows that no row with as many weights removed, or more, beats. "
+        "Bars and lines are as above.",
         views,
         missing="No record has weights removed.",
         command="nowag-exp run --multirun method=nowag_p,wanda method.sparsity=0.3,0.5,0.7",
@@ -243,21 +244,24 @@ def _cost_part(sections: list[Section], album: Album) -> Part:
 
 def _cost_table(key: str, data: Costs) -> Table:
     stages = list(dict.fromkeys(stage for line in data.lines for stage in line.stages))
-    lines = [
-        [
-            line.name,
-            *(
-                "-" if stage not in line.stages
-                else f"{line.stages[stage]:.1f}" + (" (reused)" if stage in line.reused else "")
-                for stage in stages
-            ),
-            "-" if line.gigabytes is None else f"{line.gigabytes:.2f}",
-            "-" if line.gpu_gigabytes is None else f"{line.gpu_gigabytes:.2f}",
-        ]
-        for line in data.lines
-    ]  # fmt: skip
-    headings = ["row", *(f"{stage.replace('_', ' ')} s" for stage in stages), "peak GB", "peak GPU GB"]
-    return table(key, f"{data.model}: seconds a stage, and peak memory", headings, lines)
+    peaks = {"peak GB": [line.gigabytes for line in data.lines], "peak GPU GB": [c.gpu_gigabytes for c in data.lines]}
+    columns = {
+        "row": [line.name for line in data.lines],
+        **{f"{stage.replace('_', ' ')} s": [_seconds(line, stage) for line in data.lines] for stage in stages},
+        **{
+            name: ["-" if value is None else f"{value:.2f}" for value in values]
+            for name, values in peaks.items()
+            if any(value is not None for value in values)
+        },
+    }
+    lines = list(zip(*columns.values(), strict=True))
+    return table(key, f"{data.model}: seconds a stage, and peak memory", list(columns), lines)
+
+
+def _seconds(line: Cost, stage: str) -> str:
+    if stage not in line.stages:
+        return "-"
+    return f"{line.stages[stage]:.1f}" + (" (reused)" if stage in line.reused else "")
 
 
 def _beside_part(sections: list[Section], published: list[Published]) -> Part:
