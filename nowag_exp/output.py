@@ -10,7 +10,7 @@ def extension(form: str) -> str:
     return "txt" if form == "text" else form
 
 
-def write(path: Path, text: str) -> None:
+def write(path: Path, content: str | bytes) -> None:
     """Write a file, whole or not at all.
 
     Raises:
@@ -20,6 +20,6 @@ def write(path: Path, text: str) -> None:
 
     try:
         with atomic_write(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise RequestError(f"{path}: cannot be written ({error.strerror}); name another folder") from error

@@ -17,11 +17,11 @@ LAYERS = [
     {"formats", "hub", "wheels", "output"},
     {"methods", "models", "text"},
     {"calibration", "evaluation", "records"},
-    {"config", "compose", "reference", "shelf", "tracking", "unfinished"},
+    {"config", "compose", "published", "reference", "shelf", "tracking", "unfinished"},
     {"measure"},
     {"experiment"},
     {"runner", "sweep"},
-    {"execution"},
+    {"execution", "report"},
     {"verbs"},
     {"cli"},
     {"__main__"},
@@ -100,7 +100,10 @@ HEAVY = (
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], *([verb, "--help"] for verb in ("run", "sweep", "table", "compare", "track", "fetch", "export"))],
+    [
+        ["--help"],
+        *([verb, "--help"] for verb in ("run", "sweep", "table", "report", "compare", "track", "fetch", "export")),
+    ],
 )
 def test_help_imports_nothing_heavy_and_lists_every_group(arguments: list[str]) -> None:
     code = (

@@ -66,13 +66,52 @@ class Row:
 
     Attributes:
         setting: cells by column of the tidy table; sizes are means.
-        irregularities: of all of them.
+        ledger: irregularities of all of them.
         measured: what was measured, by column.
+        records: in the order of the tidy table; several of one seed if they differ in what was measured.
     """
 
     setting: dict[str, Any]
-    irregularities: str
+    ledger: list[Irregularity]
     measured: dict[Column, Measured]
+    records: list[RunRecord]
+
+    @property
+    def irregularities(self) -> str:
+        """The ledger in a word or two; empty if all was regular."""
+        return summary(self.ledger)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a cell says, not yet escaped for any format.
+
+    Attributes:
+        text: the cell.
+        is_best: whether it is significantly better than every other compressed row that is at most as large.
+    """
+
+    text: str
+    is_best: bool = False
+
+
+@dataclass(frozen=True)
+class Block:
+    """A table of one model: of its metrics on windows, or of a zero-shot suite."""
+
+    title: str
+    headings: list[str]
+    lines: list[list[Cell]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A model: its rows, the tables made of them, and what is said below these."""
+
+    model: str
+    rows: list[Row]
+    blocks: list[Block]
+    notes: list[str]
 
 
 def render(records: list[RunRecord], form: Format, results: Path, allow_mixed: bool = False) -> str:
@@ -92,12 +131,23 @@ def render(records: list[RunRecord], form: Format, results: Path, allow_mixed: b
         return tidy(records).to_csv(index=False, lineterminator="\n")
     if not records:
         return "no records yet\n"
+    texts = [_rendered(section, form) for section in sections(records, results, allow_mixed)]
+    return "\n".join(texts) + ("" if form == "tex" else f"\n{legend(form)}\n")
+
+
+def sections(records: list[RunRecord], results: Path, allow_mixed: bool = False) -> list[Section]:
+    """The same table before it is text, a section a model, for whoever shows it in another way.
+
+    Args:
+        records: of any experiments.
+        results: folder of the records, with their items.
+        allow_mixed: whether values measured on different tokens may share a column.
+    """
     by_fingerprint = {record.fingerprint: record for record in records}
-    sections = [
-        _section(str(model), _rows(part, by_fingerprint, results, allow_mixed), form)
+    return [
+        _section(str(model), _rows(part, by_fingerprint, results, allow_mixed))
         for model, part in tidy(records).groupby("model", sort=True)
     ]
-    return "\n".join(sections) + ("" if form == "tex" else f"\n{_legend(form)}\n")
 
 
 def _rows(part: pd.DataFrame, records: dict[str, RunRecord], results: Path, allow_mixed: bool) -> list[Row]:
@@ -118,9 +168,9 @@ def _rows(part: pd.DataFrame, records: dict[str, RunRecord], results: Path, allo
         entries: dict[str, Counter[Irregularity]] = {}
         for name in fingerprints:
             entries[of_seed[name]] = entries.get(of_seed[name], Counter()) | Counter(records[name].irregularities)
-        irregularities = summary([entry for found in entries.values() for entry in found.elements()])
+        ledger = [entry for found in entries.values() for entry in found.elements()]
         measured = _measured([(of_seed[name], records[name]) for name in fingerprints], results, allow_mixed)
-        rows.append(Row(setting, irregularities, measured))
+        rows.append(Row(setting, ledger, measured, [records[name] for name in fingerprints]))
     return rows
 
 
@@ -155,31 +205,41 @@ def _without_seeds(record: RunRecord, with_evaluation: bool) -> str:
     )
 
 
-def _section(model: str, rows: list[Row], form: Format) -> str:
+def _section(model: str, rows: list[Row]) -> Section:
     """A model: a block of the metrics on windows, one a zero-shot suite, and notes."""
     columns = sorted({column for row in rows for column in row.measured}, key=_order)
     shown = [column for column in columns if not column.metric.startswith(NOISE_FLOOR)]
     shared, notes = _shared(rows)
-    blocks: list[str] = []
-    told: list[Row] = []  # Rows whose irregularities a block has shown.
     notes += _noise_floor(rows, columns)
+    blocks: list[Block] = []
+    told: list[Row] = []  # Rows whose irregularities a block has shown.
     for suite in dict.fromkeys(column.suite for column in shown):
         settings = [name for name in (SUITE_SETTING if suite else SETTING) if name not in shared]
-        cells = _cells(rows, settings, [column for column in shown if column.suite == suite], form)
         of_block = [row for row in rows if _has(row, suite)]
-        if any(row.irregularities and not any(row is known for known in told) for row in of_block):
-            cells["irregularities"] = [_escaped(row.irregularities or "-", form) for row in of_block]
-            told += of_block
         title = " ".join(filter(None, [model, suite]))
-        caption = title
-        if form == "tex" and not blocks:  # It has no place for lines below.
-            caption = " ".join([f"{'. '.join([title, *notes])}.", *_legend(form).split("\n")])
-        blocks.append(_block(caption, cells, form))
-    if any("†" in block for block in blocks):
+        block = _block(title, of_block, settings, [column for column in shown if column.suite == suite])
+        if any(row.irregularities and not any(row is known for known in told) for row in of_block):
+            block.headings.append("irregularities")
+            for row, line in zip(of_block, block.lines, strict=True):
+                line.append(Cell(row.irregularities or "-"))
+            told += of_block
+        blocks.append(block)
+    if any("†" in cell.text for block in blocks for line in block.lines for cell in line):
         notes.append("†: measured on other tokens than most of its column")
+    return Section(model, rows, blocks, notes)
+
+
+def _rendered(section: Section, form: Format) -> str:
+    texts = []
+    for number, block in enumerate(section.blocks):
+        caption = block.title
+        if form == "tex" and number == 0:  # It has no place for lines below.
+            caption = " ".join([f"{'. '.join([caption, *section.notes])}.", *legend(form).split("\n")])
+        texts.append(_rendered_block(caption, block, form))
     if form == "tex":
-        return "\n".join(blocks)
-    return "\n".join([*blocks, *(f"{note}{'  ' if form == 'md' else ''}" for note in notes)]) + "\n" * bool(notes)
+        return "\n".join(texts)
+    notes = [f"{note}{'  ' if form == 'md' else ''}" for note in section.notes]
+    return "\n".join([*texts, *notes]) + "\n" * bool(notes)
 
 
 def _order(column: Column) -> tuple[Any, ...]:
@@ -208,7 +268,7 @@ def _noise_floor(rows: list[Row], columns: list[Column]) -> list[str]:
             if column.protocol == protocol and column.metric.startswith(NOISE_FLOOR)
         }
         parts = [
-            f"{_heading(Column(name, '', None), Counter())} {_value(name, measured)}"
+            f"{heading(Column(name, '', None), Counter())} {value_text(name, measured)}"
             for name, measured in floor.items()
         ]
         n = next(iter(floor.values())).metrics[0].n
@@ -218,26 +278,23 @@ def _noise_floor(rows: list[Row], columns: list[Column]) -> list[str]:
     return lines
 
 
-def _cells(rows: list[Row], settings: list[str], columns: list[Column], form: Format) -> pd.DataFrame:
-    rows = [row for row in rows if not row.measured.keys().isdisjoint(columns)]
+def _block(title: str, rows: list[Row], settings: list[str], columns: list[Column]) -> Block:
     several = Counter((column.metric, column.protocol) for column in columns)
-    cells = [
-        {HEADINGS.get(name, name): _escaped(_setting(name, row.setting[name]), form) for name in settings}
-        for row in rows
-    ]
+    headings = [HEADINGS.get(name, name) for name in settings]
+    lines = [[Cell(setting_text(name, row.setting[name])) for name in settings] for row in rows]
     for column in columns:
-        winners = _winners(rows, column)
+        headings.append(heading(column, several))
+        best = _winners(rows, column)
         usual = Counter(
             metric.token_hash for row in rows if column in row.measured for metric in row.measured[column].metrics
         )
         ((most, _),) = usual.most_common(1)
-        for row, line in zip(rows, cells, strict=True):
-            text = _escaped(_value(column.metric, row.measured[column]), form) if column in row.measured else "-"
+        for row, line in zip(rows, lines, strict=True):
+            text = value_text(column.metric, row.measured[column]) if column in row.measured else "-"
             if column in row.measured and {metric.token_hash for metric in row.measured[column].metrics} != {most}:
                 text += " †"
-            is_winner = any(row is winner for winner in winners)
-            line[_escaped(_heading(column, several), form)] = _marked(text, form) if is_winner else text
-    return pd.DataFrame(cells)
+            line.append(Cell(text, any(row is winner for winner in best)))
+    return Block(title, headings, lines)
 
 
 def _has(row: Row, suite: str) -> bool:
@@ -245,7 +302,7 @@ def _has(row: Row, suite: str) -> bool:
     return any(column.suite == suite and not column.metric.startswith(NOISE_FLOOR) for column in row.measured)
 
 
-def _heading(column: Column, several: Counter[tuple[str, str]]) -> str:
+def heading(column: Column, several: Counter[tuple[str, str]]) -> str:
     """``KL wiki_sample@512``, with the token hash where that was measured on more than one kind of tokens."""
     name = HEADINGS.get(column.metric, column.metric)
     parts = [column.task, name] if column.suite else [name, column.protocol]
@@ -282,9 +339,9 @@ def _is_real(a: Measured, b: Measured) -> bool:
     return found is not None and found.p_value < LEVEL
 
 
-def _value(metric: str, measured: Measured) -> str:
+def value_text(metric: str, measured: Measured) -> str:
     """``50.57 ± 3.85 (s 0.42)``: the mean over seeds, its error over windows or items, its spread over seeds."""
-    scale, decimals = _precision(metric, measured.value)
+    scale, decimals = precision(metric, measured.value)
     text = f"{scale * measured.value:.{decimals}f}"
     if measured.standard_error is not None:
         text += f" ± {scale * measured.standard_error:.{decimals}f}"
@@ -296,14 +353,15 @@ def _value(metric: str, measured: Measured) -> str:
     return text
 
 
-def _precision(metric: str, value: float) -> tuple[int, int]:
+def precision(metric: str, value: float) -> tuple[int, int]:
     """The factor by which a metric is shown, and its decimals: of a divergence three digits that count."""
     if metric == "kl":
         return 1, 3 if value <= 0 else max(2, 2 - math.floor(math.log10(value)))
     return (100, 1) if metric in PERCENT else (1, 2)
 
 
-def _setting(name: str, value: Any) -> str:
+def setting_text(name: str, value: Any) -> str:
+    """A cell of the setting, by its column in the tidy table; ``-`` if there is none."""
     if pd.isna(value):
         return "-"
     if name == "sparsity":
@@ -311,12 +369,17 @@ def _setting(name: str, value: Any) -> str:
     return f"{value:.2f}" if name.startswith("bits") else f"{value:.1f}" if name == "megabytes" else str(value)
 
 
-def _block(title: str, cells: pd.DataFrame, form: Format) -> str:
+def _rendered_block(caption: str, block: Block, form: Format) -> str:
+    headings = [_escaped(name, form) for name in block.headings]
+    lines = [
+        [_marked(_escaped(cell.text, form), form) if cell.is_best else _escaped(cell.text, form) for cell in line]
+        for line in block.lines
+    ]
     if form == "tex":
-        return cells.style.hide(axis="index").to_latex(hrules=True, caption=_escaped(title, form))
-    style = "github" if form == "md" else "simple"
-    body = tabulate(cells.values.tolist(), headers=list(cells.columns), tablefmt=style, disable_numparse=True)
-    return f"### {title}\n\n{body}\n" if form == "md" else f"{title}\n{body}\n"
+        cells = pd.DataFrame(lines, columns=headings)
+        return cells.style.hide(axis="index").to_latex(hrules=True, caption=_escaped(caption, form))
+    body = tabulate(lines, headers=headings, tablefmt="github" if form == "md" else "simple", disable_numparse=True)
+    return f"### {caption}\n\n{body}\n" if form == "md" else f"{caption}\n{body}\n"
 
 
 def _escaped(text: str, form: Format) -> str:
@@ -329,7 +392,8 @@ def _marked(text: str, form: Format) -> str:
     return {"tex": rf"\textbf{{{text}}}", "md": f"**{text}**"}.get(form, f"{text} *")
 
 
-def _legend(form: Format) -> str:
+def legend(form: Format) -> str:
+    """What marks, signs and columns mean, in lines."""
     mark = "*" if form == "text" else "bold"
     return (
         f"{mark}: significantly better (paired test over windows or items, p < {LEVEL}) than every other compressed "
