@@ -44,6 +44,28 @@ def hub_folder(repo: str, commit: str, patterns: tuple[str, ...]) -> Path:
     return Path(_reported(repo, commit, "model", get))
 
 
+def cached_folder(repo: str, commit: str) -> Path | None:
+    """What the hub's cache on this machine has of a model; nothing is asked of the hub."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, revision=commit, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+def is_cached(repo: str, commit: str, file: str, repo_type: RepoType) -> bool:
+    """Whether the hub's cache on this machine has a file; nothing is asked of the hub."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(repo, file, revision=commit, repo_type=repo_type), str)
+    except HFValidationError:
+        return False
+
+
 @functools.cache
 def resolve_commit(repo: str, revision: str, repo_type: RepoType) -> str:
     """The commit that ``revision`` names now; kept for the rest of the process, so that all files are of one commit.
