@@ -20,7 +20,7 @@ LAYERS = [
     {"config", "compose", "reference", "shelf", "tracking"},
     {"measure"},
     {"experiment"},
-    {"runner", "sweep"},
+    {"runner", "sweep", "planning"},
     {"execution"},
     {"verbs"},
     {"cli"},
@@ -100,7 +100,10 @@ HEAVY = (
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], *([verb, "--help"] for verb in ("run", "sweep", "table", "compare", "track", "fetch", "export"))],
+    [
+        ["--help"],
+        *([verb, "--help"] for verb in ("run", "sweep", "plan", "table", "compare", "track", "fetch", "export")),
+    ],
 )
 def test_help_imports_nothing_heavy_and_lists_every_group(arguments: list[str]) -> None:
     code = (

@@ -1,0 +1,74 @@
+"""A forecast as text, rounded to what it is worth."""
+
+import math
+
+from nowag_exp.planning.forecast import Forecast, JobForecast
+
+SOURCES = {
+    "recorded": "costs of records",
+    "measured": "measured here",
+    "both": "records, measured",
+    "nothing to do": "-",
+    "unknown": "unknown",
+}
+HONESTY = (
+    "Seconds from records may be off by a factor of 1.5, measured ones by 2 to 3; memory by a quarter; loading a model "
+    "and drawing tokens are not counted."
+)
+
+
+def render_forecast(forecast: Forecast) -> str:
+    """The jobs, what they share, what must be downloaded, and what all of it takes."""
+    rows = [_row(job) for job in forecast.jobs]
+    header = ("job", "record", "time", "from", "GPU", "RAM", "disk")
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in [header, *rows]
+    ]
+    for part in forecast.shared:
+        time = "in the store" if part.kept else about_seconds(part.seconds)
+        lines.append(f"shared: {part.what}, {time}, by {part.n_jobs} jobs")
+    for download in forecast.downloads:
+        size = "size unknown" if download.n_bytes is None else about_bytes(download.n_bytes)
+        lines.append(f"to download: {download.what} ({size})")
+    n_to_run = sum(not job.recorded for job in forecast.jobs)
+    sizes = {"GPU memory": forecast.gpu_bytes, "RAM": forecast.ram_bytes, "disk": forecast.disk_bytes}
+    lines.append(
+        f"in all: {n_to_run} of {len(forecast.jobs)} jobs to run, {about_seconds(forecast.seconds)} one after the "
+        f"other on {forecast.device}; {', '.join(f'{about_bytes(size)} of {what}' for what, size in sizes.items())}"
+    )
+    return "\n".join([*lines, HONESTY]) + "\n"
+
+
+def _row(job: JobForecast) -> tuple[str, ...]:
+    state = "yes" if job.recorded else "?" if job.recorded is None else "no"
+    if job.recorded:
+        return (job.experiment.describe(), state, *["-"] * 5)
+    sizes = (about_bytes(size) for size in (job.gpu_bytes, job.ram_bytes, job.disk_bytes))
+    return (job.experiment.describe(), state, about_seconds(job.seconds), SOURCES[job.source], *sizes)
+
+
+def about_seconds(seconds: float | None) -> str:
+    """``about 3 h``: one digit, or two where the first is 1."""
+    if seconds is None:
+        return "unknown time"
+    for unit, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0)):
+        if seconds >= 1.5 * length:
+            return f"about {_rounded(seconds / length)} {unit}"
+    return "about 1 s" if seconds >= 0.5 else "under 1 s"
+
+
+def about_bytes(n_bytes: float) -> str:
+    """``13 GB``: two digits."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= size:
+            return f"{_rounded(n_bytes / size, digits=2)} {unit}"
+    return f"{n_bytes:.0f} B"
+
+
+def _rounded(value: float, digits: int | None = None) -> str:
+    exponent = math.floor(math.log10(value))
+    if digits is None:
+        digits = 2 if value / 10**exponent < 2 else 1
+    return f"{round(value, digits - 1 - exponent):g}"
