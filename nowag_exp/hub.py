@@ -101,6 +101,7 @@ def resolve_commit(repo: str, revision: str, repo_type: RepoType) -> str:
 
 
 def _reported(repo: str, revision: str, repo_type: RepoType, get: Callable[[], str], file: str = "") -> str:
+    import httpx2
     from huggingface_hub import errors, logging
 
     logging.set_verbosity_error()  # It prints each of its retries; what went wrong in the end is said below.
@@ -126,7 +127,7 @@ def _reported(repo: str, revision: str, repo_type: RepoType, get: Callable[[], s
         raise RequestError(f"{what}: lacks a file we need ({_first_line(error)})") from error
     except errors.HFValidationError as error:
         raise RequestError(f"{what}: is no id of the hub, which looks like OWNER/NAME") from error
-    except (errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError, ValueError) as error:
+    except (errors.OfflineModeIsEnabled, errors.HfHubHTTPError, httpx2.HTTPError, OSError, ValueError) as error:
         raise RequestError(
             f"{what}: cannot be had ({_first_line(error)}); check network, login (hf auth whoami) and disk, or on "
             f"another machine run: {download}  and copy the cache (HF_HOME) here"

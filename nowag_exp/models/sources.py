@@ -51,8 +51,14 @@ class ModelSource(ABC):
         return {"class": type(self).__qualname__, "dtype": self.dtype, **self.weights_identity()}
 
     def sizes(self) -> Architecture:
-        """Its sizes; of a model on the hub known without it."""
-        return Architecture.of(Checkpoint(self.folder()).config)
+        """Its sizes; of a model on the hub known without it.
+
+        Raises:
+            RequestError: if its checkpoint is not whole, or not of an architecture whose blocks we know.
+        """
+        config = Checkpoint(self.folder()).config
+        check_architecture(config, self.label)
+        return Architecture.of(config)
 
     def is_here(self) -> bool:
         """Whether it can be had without the Hugging Face hub."""

@@ -8,7 +8,6 @@ from typing import Literal
 import torch
 
 from nowag_exp.config import Experiment
-from nowag_exp.errors import RequestError
 from nowag_exp.experiment import DEFAULT_THREADS, Workbench, choose_device, recorded
 from nowag_exp.planning.history import History
 from nowag_exp.planning.memory import device_bytes, host_bytes
@@ -163,10 +162,7 @@ class _Forecaster:
         return Forecast(jobs, found, self._downloads(to_run), self._describe(ordered))
 
     def _recorded(self, experiment: Experiment) -> bool | None:
-        try:
-            return recorded(experiment) is not None
-        except RequestError:
-            return None
+        return recorded(experiment) is not None if self._dissector.resolves(experiment) else None
 
     def _job(
         self,

@@ -130,6 +130,8 @@ class Dissector:
             try:
                 return experiment.model.identity()
             except RequestError:
+                if self.is_here(experiment):
+                    raise
                 return {"unresolved": repr(experiment.model)}
 
         return self._once(("model", experiment.model), find)
@@ -141,9 +143,17 @@ class Dissector:
             try:
                 return part.identity()
             except RequestError:
+                if part.is_here():
+                    raise
                 return {"unresolved": repr(part)}
 
         return self._once(("identity", part), find)
+
+    def resolves(self, experiment: Experiment) -> bool:
+        """Whether all that fixes it is known, and so its fingerprint; of the hub's branches only a network tells."""
+        parts = [*experiment.texts.values(), *experiment.evaluation.zero_shot]
+        found = [self.model_identity(experiment), *(self._identity(part) for part in parts)]
+        return not any("unresolved" in identity for identity in found)
 
     def _items_and_tokens(self, suite: ZeroShot) -> tuple[int, int] | None:
         return self._once(("items", suite), lambda: items_and_tokens(suite))

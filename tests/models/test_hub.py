@@ -220,6 +220,22 @@ def test_refusals_of_the_hub_say_what_to_do(monkeypatch: pytest.MonkeyPatch, err
         model.folder()
 
 
+def test_a_branch_cannot_be_resolved_without_network_and_the_error_says_what_to_do(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import httpx2
+    from huggingface_hub import hf_api
+
+    class Session:
+        def get(self, url: str, **options: object) -> object:
+            raise httpx2.ConnectError("[Errno -2] Name or service not known")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hf_api, "get_session", Session)
+    with pytest.raises(RequestError, match=r"cannot be had \(\[Errno -2\] .*; check network, login"):
+        resolve_commit("owner/name", "main", "dataset")
+
+
 def test_half_a_model_in_the_cache_is_not_loaded(hub: Path, hub_model: Path) -> None:
     (hub_model / "model.safetensors").unlink()
     model = build(compose(["model=llama2_7b", f"model.revision={COMMIT}"])["model"], "model", ModelSource)
