@@ -38,7 +38,7 @@ def test_every_method_file_has_a_config_and_is_found() -> None:
     assert set(promised.split()) <= set(METHODS)
     files = {path.stem for path in Path(nowag_exp.methods.__file__).parent.glob("*.py")}
     modules = {type(make(name)).__module__.rpartition(".")[2] for name in METHODS}
-    shared = {"__init__", "base", "pruning", "rounding", "second_order", "vector_quantization"}
+    shared = {"__init__", "base", "normalising", "pruning", "rounding", "second_order", "vector_quantization"}
     assert files - modules == shared, "a method without a YAML in conf/method"
 
 
