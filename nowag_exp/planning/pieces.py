@@ -59,10 +59,10 @@ class Factorisation:
 
 @dataclass(frozen=True)
 class Compress:
-    """One linear through a method, whose seed changes no time; a factor is made apart."""
+    """All linears of a block through a method; a factor of their Hessians is made apart."""
 
     method: Method
-    shape: tuple[int, int]
+    sizes: Architecture
     dtype: str
 
 
@@ -185,6 +185,7 @@ class Dissector:
         if not experiment.evaluation.fidelity:
             return []
         sizes, dtype, model = self.sizes(experiment), experiment.model.dtype, self.model_identity(experiment)
+        label = experiment.model.label
         pieces = []
         state = sizes.hidden_size * DTYPE_BYTES[dtype]
         for text in experiment.evaluation.perplexities:
@@ -196,7 +197,7 @@ class Dissector:
             pieces.append(
                 Piece(
                     "reference",
-                    f"the dense model on {text.protocol}",
+                    f"{label}: the dense model on {text.protocol}",
                     frozenset([content_key({"states": model, "text": self._identity(text)})]),
                     None if n is None else self._forward(experiment, text.context_length, n * text.context_length),
                     0 if n is None else n * (text.context_length - 1) * state,
@@ -210,7 +211,7 @@ class Dissector:
             pieces.append(
                 Piece(
                     "reference_items",
-                    f"the dense model on {suite.name}",
+                    f"{label}: the dense model on {suite.name}",
                     frozenset([content_key({"items": model, "name": suite.name, "suite": identity})]),
                     None if found is None else self._items(experiment, found[1]),
                     0 if found is None else found[0] * ITEM_BYTES,
@@ -236,13 +237,13 @@ class Dissector:
         if method.needs is Needs.HESSIAN:
             _add(work, {SecondMoment(width): float(tokens * sizes.n_blocks) for width in widths})
             disk = 2 * diagonals + 4 * squares + diagonals
-        about = f"{text.label}, {text.n_sequences} x {text.context_length} tokens"
+        label, about = experiment.model.label, f"{text.label}, {text.n_sequences} x {text.context_length} tokens"
         inputs = {"model": model, "text": self._identity(text)}
         # Second moments bring the diagonals with them, as the shelf keeps both.
         keys = frozenset(content_key({**inputs, "needs": kind.value}) for kind in kinds)
         pass_ = Piece(
             "calibration",
-            f"one calibration pass ({about}{', Hessians' if method.needs is Needs.HESSIAN else ''})",
+            f"{label}: one calibration pass ({about}{', Hessians' if method.needs is Needs.HESSIAN else ''})",
             keys,
             work,
             disk,
@@ -252,7 +253,7 @@ class Dissector:
             return [pass_]
         factors = Piece(
             "compression",
-            f"one factorisation a site ({about}, {method.factor_name})",
+            f"{label}: one factorisation a site ({about}, {method.factor_name})",
             frozenset([content_key({**inputs, "factor": method.factor_name})]),
             {Factorisation(width): float(widths.count(width) * sizes.n_blocks) for width in widths},
             4 * squares,
@@ -269,9 +270,7 @@ class Dissector:
 
     def _compression(self, experiment: Experiment) -> Piece:
         method, sizes, text = experiment.method, self.sizes(experiment), experiment.calibration
-        work: Work = {}
-        for shape in sizes.linears().values():
-            _add(work, {Compress(method, shape, experiment.model.dtype): float(sizes.n_blocks)})
+        work: Work = {Compress(method, sizes, experiment.model.dtype): float(sizes.n_blocks)}
         if text is not None and method.propagate == "compressed":
             tokens, widths = text.n_sequences * text.context_length, site_widths(sizes)
             passes = self._forward(experiment, text.context_length, tokens)

@@ -22,7 +22,7 @@ from nowag_exp.planning.pieces import Compress, Factorisation, Forward, Head, Se
 BLOCK_WEIGHTS = 2**22
 """Weights of the block that is timed, at most."""
 
-TOKENS = 512
+TOKENS = 128
 """Of the forward pass that is timed."""
 
 SLICE = (256, 512)
@@ -31,12 +31,20 @@ SLICE = (256, 512)
 STEPS = (1, 4)
 """Lloyd steps of the two runs whose difference is the time of three."""
 
-BUDGET = 0.2
+BUDGET = 0.25
 """Seconds after which a measurement is not repeated."""
+
+MOST_RUNS = 50
+
+EFFICIENCY = 0.8
+"""Of several threads on a CPU against as many times one."""
 
 
 class Prices:
     """Seconds a unit of work on one device; each is measured once, when it is first asked for.
+
+    On a CPU one thread is timed, and the others taken to add 0.8 of its speed each: several threads that wait for one
+    another are slowed down a hundredfold by other processes, one is not, and a plan is made for a machine at rest.
 
     Args:
         device: where the experiments run.
@@ -77,38 +85,44 @@ class Prices:
     def _once(self, key: Any, measure: Callable[[], float]) -> float:
         if key not in self._known:
             before = torch.get_num_threads()
-            torch.set_num_threads(self.threads)
+            torch.set_num_threads(1)
             try:
                 with torch.inference_mode(), torch.random.fork_rng(devices=[]):
                     torch.manual_seed(0)
-                    self._known[key] = measure()
+                    self._known[key] = measure() / self._threads_worth
             finally:
                 torch.set_num_threads(before)
         return self._known[key]
 
+    @property
+    def _threads_worth(self) -> float:
+        """How many times as fast as one thread the device is."""
+        return 1 + EFFICIENCY * (self.threads - 1) if self.device.type == "cpu" else 1.0
+
     def _compress(self, task: Compress) -> float:
-        method = unseeded(task.method)
-        shape = slice_shape(method, task.shape)
-        scale = math.prod(task.shape) / math.prod(shape)
+        """Of all linears of a block, from a slice of the largest one."""
+        method, shapes = unseeded(task.method), task.sizes.linears().values()
+        shape = slice_shape(method, max(shapes, key=math.prod))
+        scale = task.sizes.block_weights / math.prod(shape)
         key = ("compress", method, shape, task.dtype)
         if isinstance(method, VectorQuantizer):
-            first, second = (replace(method, iterations=n, restarts=1, tolerance=0.0) for n in STEPS)
-            short = self._once((*key, 0), lambda: self._time_method(first, shape, task.dtype))
-            long = self._once((*key, 1), lambda: self._time_method(second, shape, task.dtype))
+            few, more = (replace(method, iterations=n, restarts=1, tolerance=0.0) for n in STEPS)
+            short = self._once(("compress", few, shape, task.dtype), lambda: self._time_method(few, shape, task.dtype))
+            long = self._once(("compress", more, shape, task.dtype), lambda: self._time_method(more, shape, task.dtype))
             step = max(0.0, long - short) / (STEPS[1] - STEPS[0])
             start = max(0.0, short - STEPS[0] * step)
             return scale * method.restarts * (start + method.iterations * step)
         seconds = scale * self._once(key, lambda: self._time_method(method, shape, task.dtype))
         if isinstance(method, SecondOrder):
-            d_out, d_in = task.shape
-            seconds += d_out * max(0, d_in**2 - d_in * shape[1]) * self._flop32
+            # The product that brings a segment up to date grows with the columns before it.
+            seconds += sum(d_out * max(0, d_in**2 - d_in * shape[1]) for d_out, d_in in shapes) * self._flop32
         return seconds
 
     def _time(self, work: Callable[[], object]) -> float:
         """Least seconds, as if nothing else ran here; the first run is a warm-up, in which kernels may be compiled."""
         self._run(work)
-        taken = [self._run(work), self._run(work)]
-        while sum(taken) < BUDGET and len(taken) < 20:
+        taken = [self._run(work) for _ in range(3)]
+        while sum(taken) < BUDGET and len(taken) < MOST_RUNS:
             taken.append(self._run(work))
         return min(taken)
 

@@ -2,6 +2,7 @@
 
 import math
 
+from nowag_exp.config import Experiment
 from nowag_exp.planning.forecast import Forecast, JobForecast
 
 SOURCES = {
@@ -19,7 +20,8 @@ HONESTY = (
 
 def render_forecast(forecast: Forecast) -> str:
     """The jobs, what they share, what must be downloaded, and what all of it takes."""
-    rows = [_row(job) for job in forecast.jobs]
+    names = _names([job.experiment for job in forecast.jobs])
+    rows = [_row(name, job) for name, job in zip(names, forecast.jobs, strict=True)]
     header = ("job", "record", "time", "from", "GPU", "RAM", "disk")
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = [
@@ -41,19 +43,41 @@ def render_forecast(forecast: Forecast) -> str:
     return "\n".join([*lines, HONESTY]) + "\n"
 
 
-def _row(job: JobForecast) -> tuple[str, ...]:
+def _names(experiments: list[Experiment]) -> list[str]:
+    """Each in a few words; with all settings of method and calibration in which those that look alike differ."""
+    values: dict[str, dict[str, set[str]]] = {}
+    for experiment in experiments:
+        alike = values.setdefault(experiment.describe(), {})
+        for key, value in _settings(experiment).items():
+            alike.setdefault(key, set()).add(value)
+    names = []
+    for experiment in experiments:
+        alike = values[experiment.describe()]
+        differing = [f"{key}={value}" for key, value in _settings(experiment).items() if len(alike[key]) > 1]
+        names.append(" ".join([experiment.describe(), *differing]))
+    return names
+
+
+def _settings(experiment: Experiment) -> dict[str, str]:
+    parts = {"method": experiment.config["method"]}
+    if experiment.calibration is not None:
+        parts["calibration"] = experiment.config["calibration"]
+    return {f"{part}.{key}": str(value) for part, node in parts.items() for key, value in node.items()}
+
+
+def _row(name: str, job: JobForecast) -> tuple[str, ...]:
     state = "yes" if job.recorded else "?" if job.recorded is None else "no"
     if job.recorded:
-        return (job.experiment.describe(), state, *["-"] * 5)
+        return (name, state, *["-"] * 5)
     sizes = (about_bytes(size) for size in (job.gpu_bytes, job.ram_bytes, job.disk_bytes))
-    return (job.experiment.describe(), state, about_seconds(job.seconds), SOURCES[job.source], *sizes)
+    return (name, state, about_seconds(job.seconds), SOURCES[job.source], *sizes)
 
 
 def about_seconds(seconds: float | None) -> str:
     """``about 3 h``: one digit, or two where the first is 1."""
     if seconds is None:
         return "unknown time"
-    for unit, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0)):
+    for unit, length in (("years", 365 * 86400.0), ("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0)):
         if seconds >= 1.5 * length:
             return f"about {_rounded(seconds / length)} {unit}"
     return "about 1 s" if seconds >= 0.5 else "under 1 s"
