@@ -1,7 +1,7 @@
 """A forecast: each experiment taken apart, what is shared counted once, the rest priced."""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +9,7 @@ import torch
 
 from nowag_exp.config import Experiment
 from nowag_exp.experiment import DEFAULT_THREADS, Workbench, choose_device, recorded
+from nowag_exp.planning.checkpoint import checkpoint_bytes
 from nowag_exp.planning.history import History
 from nowag_exp.planning.memory import device_bytes, host_bytes
 from nowag_exp.planning.pieces import Dissector, Piece
@@ -69,10 +70,12 @@ class Download:
     Attributes:
         what: the model or data set.
         n_bytes: ``None`` if unknown.
+        is_model: whether these are weights.
     """
 
     what: str
     n_bytes: float | None
+    is_model: bool
 
 
 @dataclass(frozen=True)
@@ -114,8 +117,8 @@ class Forecast:
 
     @property
     def weights_bytes(self) -> float:
-        """Of all downloads whose size is known."""
-        return sum(download.n_bytes or 0.0 for download in self.downloads)
+        """Of all models that are to be downloaded."""
+        return sum(download.n_bytes or 0.0 for download in self.downloads if download.is_model)
 
 
 @functools.cache
@@ -143,54 +146,51 @@ class _Forecaster:
         self._dissector = Dissector(bench, Store(results / "store"))
         self._records = load_records(results)
         self._histories: dict[tuple[str, int], History] = {}
+        self._makers: dict[str, frozenset[str]] = {}
+        self._shared: dict[frozenset[str], Shared] = {}
 
     def forecast(self, experiments: list[Experiment]) -> Forecast:
         models = {experiment.model: None for experiment in experiments}
         ordered = [experiment for model in models for experiment in experiments if experiment.model == model]
-        done: set[str] = set()
-        shared: dict[frozenset[str], list[tuple[Piece, float | None]]] = {}
-        jobs = []
-        for experiment in ordered:
-            known = self._recorded(experiment)
-            jobs.append(self._job(experiment, known, done, shared))
-        found = [
-            Shared(uses[0][0].what, len(uses), uses[0][0].kept, uses[0][1])
-            for uses in shared.values()
-            if len(uses) > 1 or uses[0][0].kept
-        ]
+        jobs = [self._job(experiment) for experiment in ordered]
+        found = [shared for shared in self._shared.values() if shared.n_jobs > 1 or shared.kept]
         to_run = [job.experiment for job in jobs if not job.recorded]
         return Forecast(jobs, found, self._downloads(to_run), self._describe(ordered))
 
     def _recorded(self, experiment: Experiment) -> bool | None:
         return recorded(experiment) is not None if self._dissector.resolves(experiment) else None
 
-    def _job(
-        self,
-        experiment: Experiment,
-        known: bool | None,
-        done: set[str],
-        shared: dict[frozenset[str], list[tuple[Piece, float | None]]],
-    ) -> JobForecast:
+    def _job(self, experiment: Experiment) -> JobForecast:
         sizes = self._dissector.sizes(experiment)
         device = choose_device(experiment)
         gpu, ram = device_bytes(experiment, sizes), host_bytes(experiment, sizes, device.type == "cuda")
+        known = self._recorded(experiment)
         if known:
             return JobForecast(experiment, True, 0.0, "nothing to do", gpu, ram, 0.0)
         history = self._history(experiment, device)
         total: float | None = 0.0
-        disk, sources = 0.0, set()
+        disk = checkpoint_bytes(experiment, sizes) if experiment.checkpoint.save else 0.0
+        sources: set[Source] = set()
         for piece in self._dissector.pieces(experiment):
             seconds, source = self._price(experiment, piece, history)
-            if piece.keys:
-                shared.setdefault(piece.keys, []).append((piece, seconds))
-                if piece.kept or piece.keys <= done:
-                    continue
-                done |= piece.keys
+            if piece.keys and self._is_done(piece, seconds):
+                continue
             disk += piece.disk_bytes
             total = None if total is None or seconds is None else total + seconds
             sources.add(source)
         source = "unknown" if total is None else "both" if len(sources) > 1 else sources.pop()
         return JobForecast(experiment, known, total, source, gpu, ram, disk)
+
+    def _is_done(self, piece: Piece, seconds: float | None) -> bool:
+        """Whether a piece is kept or an earlier job leaves it; it is counted for who needs it."""
+        done = piece.kept or piece.keys <= self._makers.keys()
+        if not done:
+            self._makers |= dict.fromkeys(piece.keys, piece.keys)
+        # Second moments bring the diagonals with them, so a pass may serve a job that asked for less.
+        maker = piece.keys if piece.kept else self._makers[min(piece.keys)]
+        before = self._shared.get(maker, Shared(piece.what, 0, piece.kept, seconds))
+        self._shared[maker] = replace(before, n_jobs=before.n_jobs + 1)
+        return done
 
     def _price(self, experiment: Experiment, piece: Piece, history: History) -> tuple[float | None, Source]:
         if piece.work is None:
@@ -208,19 +208,23 @@ class _Forecaster:
         return self._histories[key]
 
     def _downloads(self, experiments: list[Experiment]) -> list[Download]:
-        found: dict[str, float | None] = {}
+        found: dict[str, Download] = {}
+
+        def add(what: str, n_bytes: float | None, is_model: bool = False) -> None:
+            found.setdefault(what, Download(what, n_bytes, is_model))
+
         for experiment in experiments:
             if not self._dissector.is_here(experiment):
                 # The weights on the hub are in 16 bits.
-                found[f"model {experiment.model.label}"] = 2.0 * self._dissector.sizes(experiment).n_parameters
+                add(f"model {experiment.model.label}", 2.0 * self._dissector.sizes(experiment).n_parameters, True)
             for text in experiment.texts.values():
                 if isinstance(text, HubText) and not text.is_here():
                     files = text.files[0] if len(text.files) == 1 else f"{len(text.files)} files"
-                    found[f"data set {text.repo}, {files}"] = download_bytes(text)
+                    add(f"data set {text.repo}, {files}", download_bytes(text))
             for suite in experiment.evaluation.zero_shot:
                 if not suite.is_here():
-                    found[f"tasks of {suite.name}: {', '.join(suite.tasks)}"] = None
-        return [Download(what, n_bytes) for what, n_bytes in found.items()]
+                    add(f"tasks of {suite.name}: {', '.join(suite.tasks)}", None)
+        return list(found.values())
 
     def _describe(self, experiments: list[Experiment]) -> str:
         devices: dict[str, None] = {}

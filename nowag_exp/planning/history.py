@@ -61,15 +61,16 @@ class History:
             return None
         try:
             done = build_experiment(record.config)
-        except RequestError:
-            return None  # Of another version of the configs.
-        if stage == "compression" and _kind(done.method) != _kind(experiment.method):
-            return None
-        if done.is_dense != experiment.is_dense and stage == "evaluation":
-            return None
-        pieces = [piece for piece in self._dissector.pieces(done) if piece.stage == stage and not piece.keys]
-        if stage == "calibration":
             pieces = [piece for piece in self._dissector.pieces(done) if piece.stage == stage]
+        except RequestError:
+            return None  # Of another version of the configs, or on texts that are gone.
+        if stage == "compression":
+            if _kind(done.method) != _kind(experiment.method):
+                return None
+            # Whether it made factors or found them, a record does not tell.
+            pieces = [piece for piece in pieces if not piece.keys]
+        if stage == "evaluation" and done.is_dense != experiment.is_dense:
+            return None
         estimated = self.estimate(pieces)
         return cost.seconds / estimated if estimated else None
 

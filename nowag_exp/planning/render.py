@@ -13,8 +13,10 @@ SOURCES = {
     "unknown": "unknown",
 }
 HONESTY = (
-    "Seconds from records may be off by a factor of 1.5, measured ones by 2 to 3; memory by a quarter; loading a model "
-    "and drawing tokens are not counted."
+    "Time: from costs of records it may be off by a factor of 1.5, measured here by 2.5; loading a model and drawing "
+    "tokens are not counted.",
+    "GPU: at the peak, were the model on one; on a CPU it is part of RAM. Both may be off by a quarter. Disk: without "
+    "records, of some 100 kB each.",
 )
 
 
@@ -30,17 +32,19 @@ def render_forecast(forecast: Forecast) -> str:
     ]
     for part in forecast.shared:
         time = "in the store" if part.kept else about_seconds(part.seconds)
-        lines.append(f"shared: {part.what}, {time}, by {part.n_jobs} jobs")
+        lines.append(f"shared: {part.what}, {time}, by {part.n_jobs} job{'s' if part.n_jobs > 1 else ''}")
     for download in forecast.downloads:
         size = "size unknown" if download.n_bytes is None else about_bytes(download.n_bytes)
         lines.append(f"to download: {download.what} ({size})")
     n_to_run = sum(not job.recorded for job in forecast.jobs)
+    if not n_to_run:
+        return "\n".join([*lines, f"in all: all {len(forecast.jobs)} jobs are recorded, nothing is to be done"]) + "\n"
     sizes = {"GPU memory": forecast.gpu_bytes, "RAM": forecast.ram_bytes, "disk": forecast.disk_bytes}
     lines.append(
         f"in all: {n_to_run} of {len(forecast.jobs)} jobs to run, {about_seconds(forecast.seconds)} one after the "
         f"other on {forecast.device}; {', '.join(f'{about_bytes(size)} of {what}' for what, size in sizes.items())}"
     )
-    return "\n".join([*lines, HONESTY]) + "\n"
+    return "\n".join([*lines, *HONESTY]) + "\n"
 
 
 def _names(experiments: list[Experiment]) -> list[str]:
@@ -59,10 +63,12 @@ def _names(experiments: list[Experiment]) -> list[str]:
 
 
 def _settings(experiment: Experiment) -> dict[str, str]:
-    parts = {"method": experiment.config["method"]}
-    if experiment.calibration is not None:
-        parts["calibration"] = experiment.config["calibration"]
-    return {f"{part}.{key}": str(value) for part, node in parts.items() for key, value in node.items()}
+    evaluation = experiment.evaluation
+    measured = [part.key.partition(".")[2] for part in (*evaluation.perplexities, *evaluation.zero_shot)]
+    found = {"evaluation": f"[{','.join(measured)}]"}
+    for part in ("method", *(["calibration"] if experiment.calibration is not None else [])):
+        found |= {f"{part}.{key}": str(value) for key, value in experiment.config[part].items()}
+    return found
 
 
 def _row(name: str, job: JobForecast) -> tuple[str, ...]:
