@@ -33,8 +33,8 @@ def run(model: CausalLM) -> list[Comparison]:
             weights = {name: linear.weight.data for name, linear in model.linears(block, site).items()}
             width = next(iter(weights.values())).shape[1]
             sites.append((weights, SiteStatistics(4096, torch.rand(width, generator=generator, dtype=torch.float64))))
-    unstructured = NoWagP(name="nowag_p", sparsity=0.5, pattern="unstructured", propagate="dense")
-    two_four = NoWagP(name="nowag_p", sparsity=0.5, pattern="2:4", propagate="dense")
+    unstructured = NoWagP(name="nowag_p", normalise="both", sparsity=0.5, pattern="unstructured", propagate="dense")
+    two_four = NoWagP(name="nowag_p", normalise="both", sparsity=0.5, pattern="2:4", propagate="dense")
 
     def ours(method: NoWagP) -> None:
         for weights, statistics in sites:

@@ -76,7 +76,7 @@ def expand(grid: Mapping[str, str]) -> Iterator[list[str]]:
         grid: values by key, in Hydra's sweep grammar (``a,b``, ``choice(a,b)``, ``range(1,4)``).
 
     Raises:
-        ConfigError: if a value cannot be parsed.
+        ConfigError: if a value cannot be parsed, or an axis has none.
     """
     texts = [f"{key}={value}" for key, value in grid.items()]
     with reported(texts):
@@ -87,6 +87,8 @@ def expand(grid: Mapping[str, str]) -> Iterator[list[str]]:
             else [text]
             for text, override in zip(texts, parsed, strict=True)
         ]
+    if empty := [text for text, found in zip(texts, values, strict=True) if not found]:
+        raise ConfigError([f"{text}: has no values, so there would be no jobs" for text in empty])
     for combination in itertools.product(*values):
         yield list(combination)
 

@@ -300,7 +300,7 @@ def _explain(detail: Any, key: str, cls: type) -> str:
         return f"{where}: is not set; add {where}=VALUE"
     if kind == "value_error":
         # A range check of __post_init__: its message opens with the field.
-        return f"{key}.{detail['ctx']['error']}"
+        return f"{where}.{detail['ctx']['error']}"
     hint = ""
     if detail["loc"] == ("pattern",) and isinstance(detail["input"], int):
         hint = " (YAML reads 2:4 without quotes as a number in base 60; write '2:4')"

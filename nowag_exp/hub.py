@@ -44,6 +44,28 @@ def hub_folder(repo: str, commit: str, patterns: tuple[str, ...]) -> Path:
     return Path(_reported(repo, commit, "model", get))
 
 
+def cached_folder(repo: str, commit: str) -> Path | None:
+    """What the hub's cache on this machine has of a model; nothing is asked of the hub."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, revision=commit, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+def is_cached(repo: str, commit: str, file: str, repo_type: RepoType) -> bool:
+    """Whether the hub's cache on this machine has a file; nothing is asked of the hub."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(repo, file, revision=commit, repo_type=repo_type), str)
+    except HFValidationError:
+        return False
+
+
 @functools.cache
 def resolve_commit(repo: str, revision: str, repo_type: RepoType) -> str:
     """The commit that ``revision`` names now; kept for the rest of the process, so that all files are of one commit.
@@ -79,6 +101,7 @@ def resolve_commit(repo: str, revision: str, repo_type: RepoType) -> str:
 
 
 def _reported(repo: str, revision: str, repo_type: RepoType, get: Callable[[], str], file: str = "") -> str:
+    import httpx2
     from huggingface_hub import errors, logging
 
     logging.set_verbosity_error()  # It prints each of its retries; what went wrong in the end is said below.
@@ -104,7 +127,7 @@ def _reported(repo: str, revision: str, repo_type: RepoType, get: Callable[[], s
         raise RequestError(f"{what}: lacks a file we need ({_first_line(error)})") from error
     except errors.HFValidationError as error:
         raise RequestError(f"{what}: is no id of the hub, which looks like OWNER/NAME") from error
-    except (errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError, ValueError) as error:
+    except (errors.OfflineModeIsEnabled, errors.HfHubHTTPError, httpx2.HTTPError, OSError, ValueError) as error:
         raise RequestError(
             f"{what}: cannot be had ({_first_line(error)}); check network, login (hf auth whoami) and disk, or on "
             f"another machine run: {download}  and copy the cache (HF_HOME) here"

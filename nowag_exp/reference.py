@@ -74,12 +74,26 @@ class DenseStates:
                 )
             yield from stored.tensors["states"]
 
+    def has(self, n_windows: int, context_length: int, state_bytes: int) -> bool:
+        """Whether there is an entry for each of so many windows; what is in them is not looked at.
+
+        Args:
+            n_windows: of the text.
+            context_length: tokens of a window.
+            state_bytes: size of the state of one token.
+        """
+        n_entries = -(-n_windows // _windows_an_entry(context_length, state_bytes))
+        return all(self.store.path(self.kind, self._key(index)).exists() for index in range(n_entries))
+
     def _split(self, model: CausalLM, ids: Int64[Tensor, "windows context"]) -> tuple[Tensor, ...]:
-        n_bytes = ids.shape[1] * model.module.config.hidden_size * model.dtype.itemsize
-        return ids.split(max(1, ENTRY_BYTES // n_bytes))
+        return ids.split(_windows_an_entry(ids.shape[1], model.module.config.hidden_size * model.dtype.itemsize))
 
     def _key(self, index: int) -> str:
         return content_key({**self._inputs, "entry": index})
+
+
+def _windows_an_entry(context_length: int, state_bytes: int) -> int:
+    return max(1, ENTRY_BYTES // (context_length * state_bytes))
 
 
 class DenseOutcomes:
@@ -112,6 +126,10 @@ class DenseOutcomes:
                 self._save(suite, outcome)
                 found[suite.key] = outcome
         return {key: outcome for key, outcome in found.items() if outcome is not None}
+
+    def has(self, suite: ZeroShot) -> bool:
+        """Whether there is an entry for a suite; what is in it is not looked at."""
+        return self.store.path(self.kind, self._key(suite)).exists()
 
     def _load(self, suite: ZeroShot) -> SuiteOutcome | None:
         stored = self.store.load(self.kind, self._key(suite), self.ledger)

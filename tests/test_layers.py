@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import nowag_exp
+from nowag_exp.verbs import NAMES
 
 PACKAGE = Path(nowag_exp.__file__).parent
 LAYERS = [
@@ -20,7 +21,7 @@ LAYERS = [
     {"config", "compose", "published", "reference", "shelf", "tracking", "unfinished"},
     {"measure"},
     {"experiment"},
-    {"runner", "sweep"},
+    {"runner", "sweep", "planning"},
     {"execution", "report"},
     {"verbs"},
     {"cli"},
@@ -102,7 +103,7 @@ HEAVY = (
     "arguments",
     [
         ["--help"],
-        *([verb, "--help"] for verb in ("run", "sweep", "table", "report", "compare", "track", "fetch", "export")),
+        *([verb, "--help"] for verb in NAMES),
     ],
 )
 def test_help_imports_nothing_heavy_and_lists_every_group(arguments: list[str]) -> None:

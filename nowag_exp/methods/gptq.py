@@ -51,6 +51,10 @@ class GPTQ(SecondOrder):
                 "order of columns, so none is 'reached' in another order; or set method.group_size=null"
             )
 
+    @property
+    def factor_name(self) -> str:
+        return super().factor_name + (" by activation" if self.act_order else "")
+
     def compress(
         self, weights: Mapping[str, Float[Tensor, "..."]], statistics: SiteStatistics | None, ledger: Ledger
     ) -> dict[str, CompressedWeight]:

@@ -39,6 +39,11 @@ class SecondOrder(Method):
                 f"dampening: must be at least 0, a fraction of the mean diagonal such as 0.01; got {self.dampening:g}"
             )
 
+    @property
+    def factor_name(self) -> str:
+        """What the factor depends on, given the statistics: equal names mean equal factors."""
+        return f"dampening={self.dampening!r}"
+
     def factor(
         self,
         weights: Mapping[str, Float[Tensor, "..."]],
@@ -52,8 +57,7 @@ class SecondOrder(Method):
             NowagError: naming the linears and a dampening that would do, if the Hessian is not positive definite.
         """
         linears = " and ".join(weights)
-        key = f"dampening={self.dampening!r}" + (" by activation" if order is not None else "")
-        known = statistics.factors.get(key)
+        known = statistics.factors.get(self.factor_name)
         if known is not None:
             return known.to(statistics.sum_of_squares.device)
         hessian = statistics.hessian if order is None else statistics.hessian[order][:, order]
@@ -70,5 +74,5 @@ class SecondOrder(Method):
                 ) from error
             ledger.add("raised_dampening", linears, f"from {self.dampening:g} to {error.suffices:g}")
             return hessian_factor(hessian, error.suffices)
-        statistics.factors[key] = factor
+        statistics.factors[self.factor_name] = factor
         return factor

@@ -1,5 +1,6 @@
 """Where weights come from, and the blocks and input sites of a model."""
 
+from nowag_exp.models.architecture import Architecture
 from nowag_exp.models.blocks import SITES, CausalLM, Site, linear_shapes
 from nowag_exp.models.checkpoint import Checkpoint
 from nowag_exp.models.packaged import PackagedModel
@@ -8,6 +9,7 @@ from nowag_exp.models.tiny import TinyModel
 
 __all__ = [
     "SITES",
+    "Architecture",
     "CausalLM",
     "Checkpoint",
     "HubModel",

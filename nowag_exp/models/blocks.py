@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from nowag_exp.errors import RequestError
+from nowag_exp.models.architecture import Architecture
 from nowag_exp.models.checkpoint import Checkpoint
 from nowag_exp.quiet import quiet_libraries
 
@@ -60,18 +61,7 @@ def check_architecture(config: Mapping[str, Any], label: str) -> None:
 
 def linear_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     """``(d_out, d_in)`` of each linear of a block, from a checked ``config.json``."""
-    hidden, heads, intermediate = config["hidden_size"], config["num_attention_heads"], config["intermediate_size"]
-    head = config.get("head_dim") or hidden // heads
-    kv_heads = config.get("num_key_value_heads") or heads
-    return {
-        "self_attn.q_proj": (heads * head, hidden),
-        "self_attn.k_proj": (kv_heads * head, hidden),
-        "self_attn.v_proj": (kv_heads * head, hidden),
-        "self_attn.o_proj": (hidden, heads * head),
-        "mlp.gate_proj": (intermediate, hidden),
-        "mlp.up_proj": (intermediate, hidden),
-        "mlp.down_proj": (hidden, intermediate),
-    }
+    return Architecture.of(config).linears()
 
 
 class CausalLM:

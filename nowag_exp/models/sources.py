@@ -7,7 +7,8 @@ from typing import Any, Literal
 import torch
 
 from nowag_exp.errors import RequestError
-from nowag_exp.hub import hub_folder, resolve_commit
+from nowag_exp.hub import cached_folder, hub_folder, resolve_commit
+from nowag_exp.models.architecture import Architecture
 from nowag_exp.models.blocks import CausalLM, check_architecture
 from nowag_exp.models.checkpoint import ALL_PATTERNS, Checkpoint
 from nowag_exp.settings import settings
@@ -49,6 +50,20 @@ class ModelSource(ABC):
         """What fixes the model: weights and dtype."""
         return {"class": type(self).__qualname__, "dtype": self.dtype, **self.weights_identity()}
 
+    def sizes(self) -> Architecture:
+        """Its sizes; of a model on the hub known without it.
+
+        Raises:
+            RequestError: if its checkpoint is not whole, or not of an architecture whose blocks we know.
+        """
+        config = Checkpoint(self.folder()).config
+        check_architecture(config, self.label)
+        return Architecture.of(config)
+
+    def is_here(self) -> bool:
+        """Whether it can be had without the Hugging Face hub."""
+        return True
+
     def check(self) -> dict[str, Any]:
         """Get the checkpoint and check all of it that can be checked without reading weights.
 
@@ -82,11 +97,13 @@ class HubModel(ModelSource):
         name: in tables.
         repo: model id.
         revision: commit, tag or branch; a branch is resolved to its commit.
+        architecture: what its ``config.json`` says, so that a plan needs no download; held against it before any work.
     """
 
     name: str
     repo: str
     revision: str
+    architecture: Architecture
 
     @property
     def label(self) -> str:
@@ -99,6 +116,30 @@ class HubModel(ModelSource):
 
     def folder(self) -> Path:
         return hub_folder(self.repo, self.commit, ALL_PATTERNS)
+
+    def sizes(self) -> Architecture:
+        return self.architecture
+
+    def is_here(self) -> bool:
+        """Whether all of it is in the hub's cache on this machine."""
+        try:
+            folder = cached_folder(self.repo, self.commit)
+            return folder is not None and bool(Checkpoint(folder).weight_files)
+        except RequestError:
+            return False
+
+    def check(self) -> dict[str, Any]:
+        """As for any model; and hold :attr:`architecture` against ``config.json``."""
+        config = super().check()
+        found = Architecture.of(config)
+        for name, value in vars(found).items():
+            expected = getattr(self.architecture, name)
+            if value != expected:
+                raise RequestError(
+                    f"model.architecture.{name}: is {expected}, but config.json of {self.repo} says {value}; set what "
+                    "it says, or the repository and revision that were meant"
+                )
+        return config
 
     def weights_identity(self) -> dict[str, Any]:
         return {"repo": self.repo, "commit": self.commit}

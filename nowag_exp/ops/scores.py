@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nowag_exp.ops.normalise import normalise
+from nowag_exp.ops.normalise import Normalise, normalise
 
 
 def magnitude_score(weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"]:
@@ -25,13 +25,14 @@ def wanda_score(
 
 
 def nowag_p_score(
-    weight: Float[Tensor, "d_out d_in"], hessian_diagonal: Float[Tensor, " d_in"]
+    weight: Float[Tensor, "d_out d_in"], hessian_diagonal: Float[Tensor, " d_in"], by: Normalise = "both"
 ) -> Float[Tensor, "d_out d_in"]:
-    """``W̄²_ij · H_jj`` with ``W̄`` the normalised weight , in fp32: the term that removing the
-    weight adds to NoWag's objective ``Σ_ij (W̄ - Ŵ)²_ij · H_jj`` (NoWag-P, arXiv 2504.14569).
+    """``W̄²_ij · H_jj`` with ``W̄`` the normalised weight, in fp32: the term that removing the weight adds to NoWag's
+    objective ``Σ_ij (W̄ - Ŵ)²_ij · H_jj`` (NoWag-P, arXiv 2504.14569).
 
     Args:
         weight: the linear's weight.
         hessian_diagonal: ``H_jj = 2/n Σ x_j²`` over ``n`` calibration tokens.
+        by: which norms ``W̄`` is divided by.
     """
-    return torch.square(normalise(weight).weight) * hessian_diagonal.float()
+    return torch.square(normalise(weight, by).weight) * hessian_diagonal.float()

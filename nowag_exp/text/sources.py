@@ -11,7 +11,7 @@ from pydantic import Field
 
 from nowag_exp.errors import RequestError
 from nowag_exp.files import sha256_file
-from nowag_exp.hub import hub_file, resolve_commit
+from nowag_exp.hub import hub_file, is_cached, resolve_commit
 from nowag_exp.settings import settings
 from nowag_exp.text.readers import SUFFIXES, read_documents, suffix
 
@@ -31,6 +31,10 @@ class TextSource(ABC):
     @abstractmethod
     def source_identity(self) -> dict[str, Any]:
         """What fixes the content: hashes, or a repository with its commit."""
+
+    def is_here(self) -> bool:
+        """Whether it can be had without the Hugging Face hub."""
+        return True
 
 
 @settings
@@ -67,6 +71,15 @@ class HubText(TextSource):
         if self.data_dir is None:
             return [hub_file(self.repo, self._commit, file, repo_type="dataset") for file in self.files]
         return [self._copy(Path(self.data_dir).expanduser(), file) for file in self.files]
+
+    def is_here(self) -> bool:
+        """Whether its files are in ``data_dir``, or in the hub's cache on this machine."""
+        try:
+            if self.data_dir is not None:
+                return bool(self.paths())
+            return all(is_cached(self.repo, self._commit, file, "dataset") for file in self.files)
+        except RequestError:
+            return False
 
     def documents(self) -> Sequence[str]:
         documents = _joined([read_documents(path, self.text_column) for path in self.paths()])

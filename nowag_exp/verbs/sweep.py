@@ -7,6 +7,9 @@ from nowag_exp.output import extension, write
 HELP = "all experiments of sweeps/NAME.yaml"
 EPILOG = "example: nowag-exp sweep demo model=tiny paths.results=try"
 
+HEADINGS = {"text": "{}\n\n", "md": "`{}`\n\n", "tex": "% {}\n", "csv": ""}
+"""What the file of a table opens with; a line that is no row would keep programs from reading a CSV."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's own arguments."""
@@ -21,19 +24,23 @@ def main(options: argparse.Namespace) -> int:
     from nowag_exp.experiment import Workbench
     from nowag_exp.progress import Reporter
     from nowag_exp.records.wide import FORMATS, render
-    from nowag_exp.sweep import plan
+    from nowag_exp.sweep import changes, plan, table_name
 
     how, what = split_execution(options.overrides)
     executor, bench, reporter = build_executor(how), Workbench(), Reporter()
     planned = plan(options.name, what, bench)
-    reporter.say(f"sweep {options.name}: {planned.describe()}")
+    for line in [f"sweep {options.name}: {planned.describe()}", *planned.notes()]:
+        reporter.say(line)
     outcomes = run_all(planned.experiments, bench, reporter, options.name, executor)
     records = [outcome.record for outcome in outcomes if outcome.record]
     results = planned.experiments[0].paths.folder
+    path = results / "tables" / table_name(options.name, what)
+    made_by = " ".join(["nowag-exp sweep", options.name, *changes(what)])
     for form in FORMATS:
-        write(results / "tables" / f"{options.name}.{extension(form)}", render(records, form, results))
+        text = HEADINGS[form].format(made_by) + render(records, form, results)
+        write(path.with_name(f"{path.name}.{extension(form)}"), text)
     print(render(records, "text", results))
-    print(f"tables:  {results / 'tables' / options.name}.{{{','.join(map(extension, FORMATS))}}}")
+    print(f"tables:  {path}.{{{','.join(map(extension, FORMATS))}}}")
     print(f"records: {results / 'runs'} ({len(records)} of this sweep)")
     failed = [outcome for outcome in outcomes if outcome.record is None]
     for outcome in failed:

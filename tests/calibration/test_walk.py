@@ -85,7 +85,7 @@ def test_compressed_propagation_calibrates_each_block_on_the_compressed_ones_bef
 
 
 def test_the_two_kinds_of_propagation_differ(model: CausalLM, tokens: torch.Tensor) -> None:
-    method = NoWagP(name="nowag_p", sparsity=0.7, pattern="unstructured", propagate="dense")
+    method = NoWagP(name="nowag_p", normalise="both", sparsity=0.7, pattern="unstructured", propagate="dense")
     other = load()
     compress(model, method, walk(model, tokens, 5, "dense", Needs.DIAGONAL), Ledger(), nothing)
     compress(other, method, walk(other, tokens, 5, "compressed", Needs.DIAGONAL), Ledger(), nothing)
@@ -95,7 +95,7 @@ def test_the_two_kinds_of_propagation_differ(model: CausalLM, tokens: torch.Tens
 
 
 def test_embeddings_norms_and_head_stay(model: CausalLM, tokens: torch.Tensor) -> None:
-    method = NoWagP(name="nowag_p", sparsity=0.5, pattern="2:4", propagate="dense")
+    method = NoWagP(name="nowag_p", normalise="both", sparsity=0.5, pattern="2:4", propagate="dense")
     report = compress(model, method, walk(model, tokens, 5, "dense", Needs.DIAGONAL), Ledger(), nothing)
     dense, changed = load(), {linear.name for linear in report}
     assert len(changed) == 3 * 7
@@ -105,7 +105,7 @@ def test_embeddings_norms_and_head_stay(model: CausalLM, tokens: torch.Tensor) -
 
 
 def test_the_report_counts_kept_weights_bits_and_error(model: CausalLM, tokens: torch.Tensor) -> None:
-    method = NoWagP(name="nowag_p", sparsity=0.5, pattern="2:4", propagate="dense")
+    method = NoWagP(name="nowag_p", normalise="both", sparsity=0.5, pattern="2:4", propagate="dense")
     dense = load()
     for linear in compress(model, method, walk(model, tokens, 5, "dense", Needs.DIAGONAL), Ledger(), nothing):
         weight = dense.module.get_parameter(f"{linear.name}.weight")
@@ -141,7 +141,7 @@ def test_a_weight_that_16_bits_cannot_hold_raises_with_the_linears_name(model: C
 def test_dead_input_columns_go_into_the_ledger_and_are_pruned_first(model: CausalLM, tokens: torch.Tensor) -> None:
     model.module.model.layers[1].post_attention_layernorm.weight.data[:3] = 0
     ledger = Ledger()
-    method = NoWagP(name="nowag_p", sparsity=0.5, pattern="unstructured", propagate="dense")
+    method = NoWagP(name="nowag_p", normalise="both", sparsity=0.5, pattern="unstructured", propagate="dense")
     compress(model, method, walk(model, tokens, 5, "dense", Needs.DIAGONAL), ledger, nothing)
     assert [(entry.kind, entry.where, entry.count) for entry in ledger.entries] == [
         ("dead_columns", "model.layers.1.mlp.gate_proj and model.layers.1.mlp.up_proj", 3)

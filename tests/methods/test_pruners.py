@@ -49,7 +49,7 @@ def test_unstructured_masks_equal_the_slow_references(seed: int, sparsity: float
     assert mask_of(Wanda(name="wanda", **settings), weight, statistics) == reference.wanda_mask(
         weight, activations, sparsity
     )
-    assert mask_of(NoWagP(name="nowag_p", **settings), weight, statistics) == reference.nowag_p_mask(
+    assert mask_of(NoWagP(name="nowag_p", normalise="both", **settings), weight, statistics) == reference.nowag_p_mask(
         weight, activations, sparsity
     )
 
@@ -64,7 +64,7 @@ def test_n_of_m_masks_equal_the_slow_references(seed: int, n: int, m: int) -> No
     assert mask_of(Wanda(name="w", **settings), weight, statistics) == reference.n_of_m(
         (weight.double().abs() * norms).tolist(), n, m
     )
-    assert mask_of(NoWagP(name="p", **settings), weight, statistics) == reference.n_of_m(
+    assert mask_of(NoWagP(name="p", normalise="both", **settings), weight, statistics) == reference.n_of_m(
         reference.nowag_p_scores(weight, activations), n, m
     )
 
@@ -80,11 +80,42 @@ def test_nowag_p_two_by_two_worked_by_hand() -> None:
     # r1 = (5, 2) gives [[0.6, 0], [0.8, 1]]; r2 = (0.6, √1.64) gives W̄² = [[1, 0], [0.39, 0.61]]; H = (1, 1) keeps the
     # 1 and the 0.61. With H = (1, 0.5) the last one scores 0.30 and the 0.39 stays in its place.
     weight = torch.tensor([[3.0, 0.0], [4.0, 2.0]])
-    method = NoWagP(name="nowag_p", sparsity=0.5, pattern="unstructured", propagate="dense")
+    method = NoWagP(name="nowag_p", normalise="both", sparsity=0.5, pattern="unstructured", propagate="dense")
     even = SiteStatistics(2, torch.tensor([1.0, 1.0], dtype=torch.float64))
     uneven = SiteStatistics(2, torch.tensor([1.0, 0.5], dtype=torch.float64))
     assert mask_of(method, weight, even) == [[True, False], [False, True]]
     assert mask_of(method, weight, uneven) == [[True, False], [True, False]]
+
+
+@pytest.mark.parametrize(
+    ("normalise", "kept"),
+    [
+        # W̄² of [[3, 0], [4, 2]], its second column times 5, as H = (1, 5) counts it.
+        ("both", [[True, False], [False, True]]),  # [[1, 0], [0.39, 3.05]]
+        ("columns", [[False, False], [True, True]]),  # [[0.36, 0], [0.64, 5]]
+        ("rows", [[True, False], [False, True]]),  # [[1, 0], [0.8, 1]]
+        ("none", [[False, False], [True, True]]),  # [[9, 0], [16, 20]]
+    ],
+)
+def test_nowag_p_with_each_norm_alone_worked_by_hand(normalise: str, kept: list[list[bool]]) -> None:
+    method = NoWagP(name="nowag_p", normalise=normalise, sparsity=0.5, pattern="unstructured", propagate="dense")
+    statistics = SiteStatistics(2, torch.tensor([1.0, 5.0], dtype=torch.float64))
+    assert mask_of(method, torch.tensor([[3.0, 0.0], [4.0, 2.0]]), statistics) == kept
+
+
+def test_without_normalisation_nowag_p_is_the_squared_score_of_wanda_compared_over_the_whole_matrix() -> None:
+    weight, activations, statistics = random_case(0)
+    method = NoWagP(name="nowag_p", normalise="none", sparsity=0.5, pattern="unstructured", propagate="dense")
+    scaled = weight.double() * activations.double().square().sum(dim=0).sqrt()
+    assert mask_of(method, weight, statistics) == reference.magnitude_mask(scaled, 0.5)
+
+
+def test_what_the_paper_does_is_not_in_the_identity_so_that_older_results_are_found() -> None:
+    settings = {"name": "nowag_p", "sparsity": 0.5, "pattern": "unstructured", "propagate": "dense"}
+    both, rows = (NoWagP(normalise=by, **settings) for by in ("both", "rows"))
+    assert both.identity() == {"class": "NoWagP", "version": 2, **settings}
+    assert rows.identity() == {**both.identity(), "normalise": "rows"}
+    assert [both.describe(), rows.describe()] == ["50%", "50%, by rows"]
 
 
 @pytest.mark.parametrize(("sparsity", "pattern"), [(0.5, "unstructured"), (0.5, "2:4"), (0.75, "1:4")])
@@ -109,7 +140,7 @@ def test_masks_of_weights_with_many_ties_equal_the_references_and_the_ties_are_c
 def test_nowag_p_hardly_changes_when_the_weight_is_scaled(seed: int, scale: float) -> None:
     # Exact but for ε = 1e-5 in the norms, which moves scores by about 1e-5 relative: at most a near-tie or two flip.
     weight, _, statistics = random_case(seed)
-    method = NoWagP(name="nowag_p", sparsity=0.5, pattern="unstructured", propagate="dense")
+    method = NoWagP(name="nowag_p", normalise="both", sparsity=0.5, pattern="unstructured", propagate="dense")
     before, after = (torch.tensor(mask_of(method, factor * weight, statistics)) for factor in (1.0, scale))
     assert int((before != after).sum()) <= 4
 
@@ -130,7 +161,7 @@ def test_kept_weights_keep_their_value_in_16_bits() -> None:
     weight, _, statistics = random_case(0)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         typed = weight.to(dtype)
-        compressed = NoWagP(name="p", sparsity=0.5, pattern="2:4", propagate="dense").compress(
+        compressed = NoWagP(name="p", normalise="both", sparsity=0.5, pattern="2:4", propagate="dense").compress(
             {"w": typed}, statistics, Ledger()
         )["w"]
         assert isinstance(compressed, SparseWeight)

@@ -20,7 +20,7 @@ SETTINGS = {
 
 
 def nowag_vq(**settings: object) -> NoWagVQ:
-    return NoWagVQ(**{"name": "nowag_vq", **SETTINGS, **settings})
+    return NoWagVQ(**{"name": "nowag_vq", "normalise": "both", **SETTINGS, **settings})
 
 
 def kmeans_vq(**settings: object) -> KMeansVQ:
@@ -165,3 +165,24 @@ def test_more_codewords_than_subvectors_are_refused_with_the_most_that_fit() -> 
         "bits: d=6 and bits=2 make 4096 codewords, but self_attn.k_proj has only 352 subvectors of 6"
     )
     assert "at most 2^8 = 256 codewords fit it" in problem
+
+
+def test_without_normalisation_nowag_vq_is_kmeans_vq() -> None:
+    weight, statistics = case()
+    ours, plain = (quantized(method, weight, statistics) for method in (nowag_vq(normalise="none"), kmeans_vq()))
+    assert ours.layout() == plain.layout()
+    assert ours.tensors().keys() == plain.tensors().keys()
+    for name, tensor in ours.tensors().items():
+        assert torch.equal(tensor, plain.tensors()[name])
+
+
+@pytest.mark.parametrize(("by", "absent"), [("columns", "row_norms"), ("rows", "column_norms")])
+def test_one_norm_alone_is_applied_alone(by: str, absent: str) -> None:
+    weight, statistics = case()
+    held = quantized(nowag_vq(normalise=by), weight, statistics)
+    assert torch.equal(held.tensors()[absent], torch.ones_like(held.tensors()[absent]))
+    norms = normalise(weight, by)
+    # The codebook is of the normalised weight: with 16 codewords of 4 its values are closer to that than to 0.
+    values = held.decompress() / norms.row_norms[:, None] / norms.column_norms
+    assert torch.linalg.vector_norm(values - norms.weight) < torch.linalg.vector_norm(norms.weight)
+    assert nowag_vq(normalise=by).describe() == f"d=4 1 bits, by {by}"

@@ -19,6 +19,17 @@ from nowag_exp.models import ModelSource
 from nowag_exp.progress import Reporter
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+TINY = {
+    "hidden_size": 64,
+    "intermediate_size": 192,
+    "n_blocks": 2,
+    "n_heads": 4,
+    "n_kv_heads": 2,
+    "head_dim": 16,
+    "vocabulary": 258,
+    "tied": "false",
+}
+SIZES = [f"model.architecture.{name}={value}" for name, value in TINY.items()]
 
 
 @pytest.fixture
@@ -60,6 +71,7 @@ def test_an_experiment_runs_from_the_hub_layout(hub: Path, hub_model: Path) -> N
         compose(
             [
                 "model=llama2_7b",
+                *SIZES,
                 "model.revision=main",
                 "model.context_length=64",
                 "model.dtype=float32",
@@ -152,6 +164,31 @@ def test_without_network_the_error_says_which_command_to_run(hub: Path) -> None:
         branch.fingerprint  # noqa: B018
 
 
+def test_a_model_whose_configuration_is_not_what_the_yaml_says_is_refused(hub: Path, hub_model: Path) -> None:
+    at = ["model=llama2_7b", f"model.revision={COMMIT}", "model.context_length=64"]
+    build(compose([*at, *SIZES])["model"], "model", ModelSource).check()
+    with pytest.raises(
+        RequestError, match=r"model\.architecture\.hidden_size: is 4096, but config\.json of meta-llama/.* says 64; set"
+    ):
+        build(compose(at)["model"], "model", ModelSource).check()
+    wrong = [*SIZES[:-1], "model.architecture.tied=true"]
+    with pytest.raises(RequestError, match=r"architecture\.tied: is True, but config\.json .* says False"):
+        build(compose([*at, *wrong])["model"], "model", ModelSource).check()
+
+
+def test_a_model_is_here_once_all_of_it_is_in_the_cache(hub: Path, hub_model: Path) -> None:
+    model = build(compose(["model=llama2_7b", f"model.revision={COMMIT}"])["model"], "model", ModelSource)
+    assert model.is_here()
+    (hub_model / "model.safetensors").unlink()
+    assert not model.is_here()
+    for elsewhere in (
+        ["model=llama3_8b"],
+        ["model=llama3_8b", "model.revision=main"],
+        ["model=llama3_8b", "model.repo='a b'"],
+    ):
+        assert not build(compose(elsewhere)["model"], "model", ModelSource).is_here()
+
+
 def test_a_branch_that_moves_during_a_run_does_not_mix_two_commits(hub: Path, hub_model: Path) -> None:
     model = build(compose(["model=llama2_7b", "model.revision=main"])["model"], "model", ModelSource)
     identity = model.identity()
@@ -181,6 +218,22 @@ def test_refusals_of_the_hub_say_what_to_do(monkeypatch: pytest.MonkeyPatch, err
     model = build(compose(["model=llama2_7b"])["model"], "model", ModelSource)
     with pytest.raises(RequestError, match=message):
         model.folder()
+
+
+def test_a_branch_cannot_be_resolved_without_network_and_the_error_says_what_to_do(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import httpx2
+    from huggingface_hub import hf_api
+
+    class Session:
+        def get(self, url: str, **options: object) -> object:
+            raise httpx2.ConnectError("[Errno -2] Name or service not known")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hf_api, "get_session", Session)
+    with pytest.raises(RequestError, match=r"cannot be had \(\[Errno -2\] .*; check network, login"):
+        resolve_commit("owner/name", "main", "dataset")
 
 
 def test_half_a_model_in_the_cache_is_not_loaded(hub: Path, hub_model: Path) -> None:

@@ -3,7 +3,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from nowag_exp.ops.normalise import EPSILON, normalise
+from nowag_exp.ops.normalise import EPSILON, Normalise, normalise
+
+BY = st.sampled_from(["both", "columns", "rows", "none"])
 
 
 def test_two_by_two_worked_by_hand() -> None:
@@ -14,10 +16,25 @@ def test_two_by_two_worked_by_hand() -> None:
     assert_close(result.weight, torch.tensor([[1.0, 0.0], [0.8 / 1.64**0.5, 1 / 1.64**0.5]]), rtol=1e-4, atol=1e-5)
 
 
-@given(rows=st.integers(1, 9), columns=st.integers(1, 9), scale=st.floats(1e-3, 1e3), seed=st.integers(0, 2**16))
-def test_the_norms_give_the_weight_back(rows: int, columns: int, scale: float, seed: int) -> None:
+def test_each_norm_alone_worked_by_hand() -> None:
+    weight = torch.tensor([[3.0, 0.0], [4.0, 2.0]])
+    columns, rows, none = (normalise(weight, by) for by in ("columns", "rows", "none"))
+    # Columns have norms 5 and 2, rows 3 and √20.
+    assert_close(columns.weight, torch.tensor([[0.6, 0.0], [0.8, 1.0]]), rtol=1e-4, atol=1e-5)
+    assert_close(columns.column_norms, torch.tensor([5.0, 2.0]) + EPSILON)
+    assert torch.equal(columns.row_norms, torch.ones(2))
+    assert_close(rows.weight, torch.tensor([[1.0, 0.0], [4 / 20**0.5, 2 / 20**0.5]]), rtol=1e-4, atol=1e-5)
+    assert_close(rows.row_norms, torch.tensor([3.0, 20**0.5]) + EPSILON)
+    assert torch.equal(rows.column_norms, torch.ones(2))
+    assert torch.equal(none.weight, weight)
+    assert torch.equal(none.row_norms, torch.ones(2))
+    assert torch.equal(none.column_norms, torch.ones(2))
+
+
+@given(rows=st.integers(1, 9), columns=st.integers(1, 9), scale=st.floats(1e-3, 1e3), seed=st.integers(0, 2**16), by=BY)
+def test_the_norms_give_the_weight_back(rows: int, columns: int, scale: float, seed: int, by: Normalise) -> None:
     weight = scale * torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
-    found = normalise(weight)
+    found = normalise(weight, by)
     assert_close(found.weight * found.row_norms[:, None] * found.column_norms, weight, rtol=1e-5, atol=1e-6 * scale)
 
 

@@ -69,6 +69,10 @@ class ZeroShot(Measurement):
             RequestError: if a file or an item is not as the task needs it.
         """
 
+    def is_here(self) -> bool:
+        """Whether its rows can be had without the Hugging Face hub."""
+        return True
+
     @property
     def key(self) -> str:
         """Full config key of the suite, for messages."""
@@ -160,6 +164,10 @@ class StockZeroShot(ZeroShot):
             splits = filter(None, needed_splits(config, self.n_fewshot))
             source["files"] = {split: [sha256_file(path) for path in self._files(config, split)] for split in splits}
         return source
+
+    def is_here(self) -> bool:
+        """Whether there are local copies; what another library may have in its cache is not searched."""
+        return self.data_dir is not None
 
     def load_task(self, task: str) -> Any:
         config = self._config(task, with_functions=True)
