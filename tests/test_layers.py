@@ -22,6 +22,7 @@ LAYERS = [
     {"experiment"},
     {"runner", "sweep"},
     {"execution"},
+    {"explain", "search"},
     {"verbs"},
     {"cli"},
     {"__main__"},
@@ -100,7 +101,10 @@ HEAVY = (
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], *([verb, "--help"] for verb in ("run", "sweep", "table", "compare", "track", "fetch", "export"))],
+    [
+        ["--help"],
+        *([verb, "--help"] for verb in ("run", "sweep", "table", "compare", "explain", "track", "fetch", "export")),
+    ],
 )
 def test_help_imports_nothing_heavy_and_lists_every_group(arguments: list[str]) -> None:
     code = (
