@@ -13,7 +13,7 @@ from nowag_exp.errors import ConfigError, RequestError
 from nowag_exp.experiment import Workbench, check, recorded
 from nowag_exp.layout import among, folder, sweeps
 
-KEYS = ("base", "axes", "seeds")
+KEYS = ("base", "models", "axes", "search", "seeds")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def expand(name: str, overrides: list[str]) -> list[list[str]]:
 
 
 def read(name: str) -> dict[str, Any]:
-    """A sweep file, checked: ``base`` and each of ``axes`` map keys to strings, ``seeds`` is a list.
+    """A sweep file, checked: ``base`` and each of ``axes`` map keys to strings, ``seeds`` is a list. ``search`` is not.
 
     Raises:
         RequestError: naming what is wrong.
@@ -119,6 +119,8 @@ def read(name: str) -> dict[str, Any]:
         "base": _overrides(content.get("base") or {}, "base", path),
         "axes": [_overrides(grid, f"axes[{i}]", path) for i, grid in enumerate(grids)],
         "seeds": _seeds(content.get("seeds", [0]), f"sweeps/{path.name}"),
+        "models": content.get("models") or {},
+        "search": content.get("search"),
     }
 
 

@@ -19,6 +19,7 @@ class KMeansVQ(VectorQuantizer):
     """
 
     version = 1
+    normalises = False
 
     weighted: bool
 

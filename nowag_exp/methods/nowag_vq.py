@@ -14,6 +14,7 @@ class NoWagVQ(VectorQuantizer):
     """Vector-quantizes the normalised weight: ``Σ_ij (W̄ - Ŵ)²_ij · H_jj`` is made small."""
 
     version = 1
+    normalises = True
     needs = Needs.DIAGONAL
 
     def target(self, weight: Float[Tensor, "d_out d_in"], statistics: SiteStatistics | None) -> Target:

@@ -3,14 +3,14 @@
 import zlib
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nowag_exp.formats import CodebookWeight, CompressedWeight
+from nowag_exp.formats import CodebookWeight, CompressedWeight, count_bits
 from nowag_exp.ledger import Ledger
 from nowag_exp.methods.base import Method, Propagate, SiteStatistics
 from nowag_exp.ops.kmeans import assign, kmeans, subvector_weights, subvectors
@@ -55,6 +55,9 @@ class VectorQuantizer(Method):
         seed: of the starts. Each linear has its own stream, so no linear depends on another.
     """
 
+    normalises: ClassVar[bool]
+    """Whether norms are stored beside the codebook."""
+
     name: str
     propagate: Propagate
     d: int
@@ -87,6 +90,16 @@ class VectorQuantizer(Method):
     def index_bits(self) -> int:
         """Bits of one index."""
         return round(self.d * self.bits)
+
+    def count_bits(self, d_out: int, d_in: int) -> int:
+        layout = {
+            "d_out": d_out,
+            "d_in": d_in,
+            "d": self.d,
+            "index_bits": self.index_bits,
+            "normalised": self.normalises,
+        }
+        return count_bits(CodebookWeight.specs(layout))
 
     @abstractmethod
     def target(self, weight: Float[Tensor, "d_out d_in"], statistics: SiteStatistics | None) -> Target:
