@@ -14,8 +14,11 @@ class NoWagVQ(VectorQuantizer):
     """Vector-quantizes the normalised weight: ``Σ_ij (W̄ - Ŵ)²_ij · H_jj`` is made small."""
 
     version = 1
-    normalises = True
     needs = Needs.DIAGONAL
+
+    @property
+    def stores_norms(self) -> bool:
+        return True
 
     def target(self, weight: Float[Tensor, "d_out d_in"], statistics: SiteStatistics | None) -> Target:
         normalised = normalise(weight)

@@ -3,7 +3,7 @@
 import zlib
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -55,9 +55,6 @@ class VectorQuantizer(Method):
         seed: of the starts. Each linear has its own stream, so no linear depends on another.
     """
 
-    normalises: ClassVar[bool]
-    """Whether norms are stored beside the codebook."""
-
     name: str
     propagate: Propagate
     d: int
@@ -91,13 +88,18 @@ class VectorQuantizer(Method):
         """Bits of one index."""
         return round(self.d * self.bits)
 
+    @property
+    @abstractmethod
+    def stores_norms(self) -> bool:
+        """Whether norms are stored beside the codebook."""
+
     def count_bits(self, d_out: int, d_in: int) -> int:
         layout = {
             "d_out": d_out,
             "d_in": d_in,
             "d": self.d,
             "index_bits": self.index_bits,
-            "normalised": self.normalises,
+            "normalised": self.stores_norms,
         }
         return count_bits(CodebookWeight.specs(layout))
 
