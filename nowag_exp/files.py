@@ -101,7 +101,7 @@ def locked(path: Path) -> Iterator[None]:
         RequestError: if nothing can be written there.
         KeyboardInterrupt: if asked to stop while it waits.
     """
-    lock = _lock_of(path)
+    lock = file_lock(path)
     try:
         lock.acquire(timeout=PATIENCE)
     except Timeout:
@@ -122,7 +122,7 @@ def is_locked(path: Path) -> bool:
     Raises:
         RequestError: as :func:`locked`.
     """
-    lock = _lock_of(path)
+    lock = file_lock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -137,10 +137,15 @@ def require_writable(path: Path) -> None:
     Raises:
         RequestError: if it cannot.
     """
-    _lock_of(path)
+    file_lock(path)
 
 
-def _lock_of(path: Path) -> FileLock:
+def file_lock(path: Path) -> FileLock:
+    """The lock of ``path``, not held yet, for those who cannot hold it by :func:`locked`.
+
+    Raises:
+        RequestError: if nothing can be written there.
+    """
     locks = path.parent / ".locks"
     try:
         locks.mkdir(parents=True, exist_ok=True)

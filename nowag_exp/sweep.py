@@ -17,7 +17,7 @@ from nowag_exp.layout import among, folder, groups, sweeps
 from nowag_exp.models import Architecture, ModelSource
 from nowag_exp.records.store import content_key
 
-KEYS = ("base", "axes", "seeds", "models", "unfit")
+KEYS = ("base", "axes", "seeds", "models", "unfit", "search")
 UNFIT = ("error", "skip")
 
 NOT_IN_A_TABLE = re.compile(r"(paths|executor|runtime|tracking|checkpoint)[.=]")
@@ -235,6 +235,8 @@ def _models(name: str, grid: Mapping[str, str]) -> list[str]:
 def read(name: str) -> dict[str, Any]:
     """A sweep file, checked: ``base``, each of ``axes`` and each of ``models`` map keys to strings.
 
+    What stands under ``search`` is not checked here.
+
     Raises:
         RequestError: naming what is wrong.
     """
@@ -249,7 +251,7 @@ def read(name: str) -> dict[str, Any]:
     if not isinstance(content, Mapping) or not content:
         raise RequestError(
             f"sweeps/{path.name}: describes no sweep; it must have base (overrides of all jobs) or axes (what is "
-            "varied), and may have seeds, models and unfit; see docs/sweeps.md"
+            "varied), and may have seeds, models, unfit and search; see docs/sweeps.md"
         )
     strange = sorted(map(str, set(content) - set(KEYS)))
     if strange:
@@ -270,6 +272,7 @@ def read(name: str) -> dict[str, Any]:
         "seeds": seeds,
         "models": _of_models(content.get("models", {}), path),
         "unfit": unfit,
+        "search": content.get("search"),
     }
 
 

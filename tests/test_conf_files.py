@@ -91,4 +91,4 @@ def test_every_sweep_expands_to_jobs_that_build(name: str) -> None:
     assert jobs
     for job in jobs:
         build_experiment(compose(job))
-    assert set(read(name)) == {"base", "axes", "seeds", "models", "unfit"}
+    assert set(read(name)) == {"base", "axes", "seeds", "models", "unfit", "search"}

@@ -23,6 +23,7 @@ LAYERS = [
     {"experiment"},
     {"runner", "sweep", "planning"},
     {"execution", "report"},
+    {"explain", "search"},
     {"verbs"},
     {"cli"},
     {"__main__"},

@@ -99,7 +99,7 @@ def test_every_wrong_job_is_reported_and_none_starts(write, workplace: Path) -> 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"axis": {}}, r"unknown key axis; there are: base, axes, seeds, models, unfit; did you mean axes\?"),
+        ({"axis": {}}, r"unknown key axis; there are: base, axes, seeds, models, unfit, search; did you mean axes\?"),
         ({"axes": {"method": ""}}, r"axes\[0\]\.method must be in Hydra's sweep grammar, such as 'a,b'; got ''"),
         ({"axes": {"method": ["wanda", "nowag_p"]}}, "must be in Hydra's sweep grammar"),
         ({"axes": ["method=wanda"]}, r"axes\[0\] must map config keys to values"),

@@ -1,6 +1,6 @@
 """How a compressed weight is held; the tensors that are counted are the tensors that are kept."""
 
-from nowag_exp.formats.base import CompressedWeight, FormatError, TensorSpec
+from nowag_exp.formats.base import CompressedWeight, FormatError, TensorSpec, count_bits
 from nowag_exp.formats.codebook import CodebookWeight
 from nowag_exp.formats.dense import DenseWeight
 from nowag_exp.formats.integer import IntegerWeight, SparseIntegerWeight
@@ -21,5 +21,6 @@ __all__ = [
     "SparseIntegerWeight",
     "SparseWeight",
     "TensorSpec",
+    "count_bits",
     "half_dtype",
 ]

@@ -1,6 +1,7 @@
 """What every format promises, and how a weight is put together again from a file."""
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,15 @@ class TensorSpec(NamedTuple):
 
     def __str__(self) -> str:
         return f"{str(self.dtype).removeprefix('torch.')}{list(self.shape)}"
+
+
+def count_bits(specs: Mapping[str, TensorSpec]) -> int:
+    """Size of the tensors in bits, without having them."""
+    bits = 0
+    for spec in specs.values():
+        assert isinstance(spec.dtype, torch.dtype), "no format of ours uses another one"
+        bits += 8 * math.prod(spec.shape) * spec.dtype.itemsize
+    return bits
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,11 @@ class Method(ABC):
         del shapes
         return None
 
+    def count_bits(self, d_out: int, d_in: int) -> int | None:
+        """Size of a compressed weight of this shape in bits, if it follows from the settings; else ``None``."""
+        del d_out, d_in
+        return None
+
     def describe(self) -> str:
         """Its main settings in a word or two, for tables; empty if it has none."""
         return ""

@@ -26,6 +26,10 @@ class KMeansVQ(VectorQuantizer):
     def needs(self) -> Needs:  # type: ignore[override]
         return Needs.DIAGONAL if self.weighted else Needs.NOTHING
 
+    @property
+    def stores_norms(self) -> bool:
+        return False
+
     def target(self, weight: Float[Tensor, "d_out d_in"], statistics: SiteStatistics | None) -> Target:
         if self.weighted:
             importance = required(statistics).hessian_diagonal.float()

@@ -20,6 +20,10 @@ class NoWagVQ(Normalising, VectorQuantizer):
     version = 1
     needs = Needs.DIAGONAL
 
+    @property
+    def stores_norms(self) -> bool:
+        return self.normalise != "none"
+
     def target(self, weight: Float[Tensor, "d_out d_in"], statistics: SiteStatistics | None) -> Target:
         importance = required(statistics).hessian_diagonal.float()
         if self.normalise == "none":

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nowag_exp.formats import CodebookWeight, CompressedWeight
+from nowag_exp.formats import CodebookWeight, CompressedWeight, count_bits
 from nowag_exp.ledger import Ledger
 from nowag_exp.methods.base import Method, Propagate, SiteStatistics
 from nowag_exp.ops.kmeans import assign, kmeans, subvector_weights, subvectors
@@ -87,6 +87,21 @@ class VectorQuantizer(Method):
     def index_bits(self) -> int:
         """Bits of one index."""
         return round(self.d * self.bits)
+
+    @property
+    @abstractmethod
+    def stores_norms(self) -> bool:
+        """Whether norms are stored beside the codebook."""
+
+    def count_bits(self, d_out: int, d_in: int) -> int:
+        layout = {
+            "d_out": d_out,
+            "d_in": d_in,
+            "d": self.d,
+            "index_bits": self.index_bits,
+            "normalised": self.stores_norms,
+        }
+        return count_bits(CodebookWeight.specs(layout))
 
     @abstractmethod
     def target(self, weight: Float[Tensor, "d_out d_in"], statistics: SiteStatistics | None) -> Target:

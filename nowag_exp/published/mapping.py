@@ -1,7 +1,7 @@
 """From a published row to the config that reproduces it: which options, with which settings, or why there is none.
 
-Every rule is here, and each reads columns of the row alone, or facts about its paper (``papers.py``). What a source leaves
-open is filled in, so that the row can be run, and said (:attr:`Choice.unstated`), so that it is not compared.
+Every rule is here, and each reads columns of the row alone, or facts about its paper (``papers.py``). What a source
+leaves open is filled in, so that the row can be run, and said (:attr:`Choice.unstated`), so that it is not compared.
 """
 
 import functools

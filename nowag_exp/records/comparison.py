@@ -99,6 +99,11 @@ def describe(record: RunRecord) -> str:
 
 def render_comparison(a: RunRecord, b: RunRecord, lines: list[Line], left_out: list[str]) -> str:
     """As text that ends in a line break."""
+    return f"A: {describe(a)}\nB: {describe(b)}\n\n{render_lines(a, b, lines, left_out)}\n"
+
+
+def render_lines(a: RunRecord, b: RunRecord, lines: list[Line], left_out: list[str]) -> str:
+    """The table of a comparison, and what has to be known to read it."""
     rows = [
         [
             f"{line.a.name} {line.a.protocol}",
@@ -123,7 +128,7 @@ def render_comparison(a: RunRecord, b: RunRecord, lines: list[Line], left_out: l
         notes.append(
             "A and B are of different models or dtypes: kl, top1_agreement and flips are each against its own."
         )
-    return "\n".join([f"A: {describe(a)}", f"B: {describe(b)}", "", table, "", *notes]) + "\n"
+    return "\n".join([table, "", *notes])
 
 
 def _verdict(line: Line) -> str:

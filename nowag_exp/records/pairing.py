@@ -87,12 +87,17 @@ def compare(a: Measured, b: Measured) -> Difference | None:
 
     ``None`` if there are fewer than two of them.
     """
-    parts = [difference(*pair) for pair in zip(a.strata(), b.strata(), strict=True)]
+    found = compare_strata(a.strata(), b.strata())
+    return None if found is None else with_spread(found, a.seed_means(), b.seed_means())
+
+
+def compare_strata(a: Sequence[Units], b: Sequence[Units]) -> Difference | None:
+    """How the second differs from the first, stratum by stratum, each of the same windows or items."""
+    parts = [difference(*pair) for pair in zip(a, b, strict=True)]
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
         return None
-    found = known[0] if len(known) == 1 else mean_difference(known)
-    return with_spread(found, a.seed_means(), b.seed_means())
+    return known[0] if len(known) == 1 else mean_difference(known)
 
 
 def _strata(results: Path, record: RunRecord, metric: Metric) -> list[Units]:

@@ -1,8 +1,16 @@
-"""``nowag-exp sweep``: all experiments of ``sweeps/NAME.yaml``."""
+"""``nowag-exp sweep``: all experiments of ``sweeps/NAME.yaml``, or a search among them."""
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nowag_exp.output import extension, write
+
+if TYPE_CHECKING:
+    from nowag_exp.execution import Executor
+    from nowag_exp.experiment import Workbench
+    from nowag_exp.progress import Reporter
+    from nowag_exp.records.record import RunRecord
 
 HELP = "all experiments of sweeps/NAME.yaml"
 EPILOG = "example: nowag-exp sweep demo model=tiny paths.results=try"
@@ -23,26 +31,52 @@ def main(options: argparse.Namespace) -> int:
     from nowag_exp.execution import build_executor, run_all
     from nowag_exp.experiment import Workbench
     from nowag_exp.progress import Reporter
-    from nowag_exp.records.wide import FORMATS, render
-    from nowag_exp.sweep import changes, plan, table_name
+    from nowag_exp.records.wide import render
+    from nowag_exp.search import is_search
+    from nowag_exp.sweep import plan
 
     how, what = split_execution(options.overrides)
     executor, bench, reporter = build_executor(how), Workbench(), Reporter()
+    if is_search(options.name):
+        return _search(options.name, what, executor, bench, reporter)
     planned = plan(options.name, what, bench)
     for line in [f"sweep {options.name}: {planned.describe()}", *planned.notes()]:
         reporter.say(line)
     outcomes = run_all(planned.experiments, bench, reporter, options.name, executor)
     records = [outcome.record for outcome in outcomes if outcome.record]
     results = planned.experiments[0].paths.folder
-    path = results / "tables" / table_name(options.name, what)
-    made_by = " ".join(["nowag-exp sweep", options.name, *changes(what)])
-    for form in FORMATS:
-        text = HEADINGS[form].format(made_by) + render(records, form, results)
-        write(path.with_name(f"{path.name}.{extension(form)}"), text)
     print(render(records, "text", results))
-    print(f"tables:  {path}.{{{','.join(map(extension, FORMATS))}}}")
-    print(f"records: {results / 'runs'} ({len(records)} of this sweep)")
+    _write_tables(options.name, what, records, results)
     failed = [outcome for outcome in outcomes if outcome.record is None]
     for outcome in failed:
         reporter.say(f"failed: {outcome.experiment.describe()}: {outcome.failure} (traceback in {outcome.log_file})")
     return 1 if failed else 0
+
+
+def _search(name: str, overrides: list[str], executor: "Executor", bench: "Workbench", reporter: "Reporter") -> int:
+    """Run trials until there are enough, print them from the best to the worst."""
+    from nowag_exp.search import Search, read_search, render_trials
+
+    with Search(read_search(name, overrides), bench, reporter) as search:
+        reporter.say(f"search {name}: {search.describe()}")
+        search.run(executor)
+        trials = search.trials()
+        records = [search.record(trial) for trial in trials if trial.outcome == "done"]
+        _write_tables(name, overrides, records, search.results)
+        print()
+        print(render_trials(search), end="")
+    return 1 if any(trial.outcome == "failed" for trial in trials) else 0
+
+
+def _write_tables(name: str, overrides: list[str], records: "list[RunRecord]", results: Path) -> None:
+    """The table of the records in every format, and where they are."""
+    from nowag_exp.records.wide import FORMATS, render
+    from nowag_exp.sweep import changes, table_name
+
+    path = results / "tables" / table_name(name, overrides)
+    made_by = " ".join(["nowag-exp sweep", name, *changes(overrides)])
+    for form in FORMATS:
+        text = HEADINGS[form].format(made_by) + render(records, form, results)
+        write(path.with_name(f"{path.name}.{extension(form)}"), text)
+    print(f"tables:  {path}.{{{','.join(map(extension, FORMATS))}}}")
+    print(f"records: {results / 'runs'} ({len(records)} of this sweep)")

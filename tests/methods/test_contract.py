@@ -59,6 +59,7 @@ def test_a_method_compresses_each_linear_of_a_site_and_leaves_its_input_alone(na
         stored = save({key: tensor.contiguous() for key, tensor in compressed.tensors().items()})
         header = 8 + int.from_bytes(stored[:8], "little")
         assert compressed.bits == 8 * (len(stored) - header), "bits are those of the tensors in a file"
+        assert method.count_bits(*compressed.shape) in (None, compressed.bits)
         assert_close(weights[linear], before[linear], rtol=0, atol=0)
 
 

@@ -1,0 +1,173 @@
+"""The trials of a search, best first, as text."""
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from tabulate import tabulate
+
+from nowag_exp.evaluation.significance import LEVEL
+from nowag_exp.records.pairing import Measured, compare
+from nowag_exp.records.record import RunRecord
+from nowag_exp.search.space import Dimension, overrides
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from nowag_exp.search.study import Search
+
+MOST_REASONS = 5
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One choice, and what became of it.
+
+    Attributes:
+        number: in the journal.
+        values: by key.
+        outcome: ``done``; ``failed``: its experiment did; ``unfit``: it was not run; ``repeated``: it is another one
+            over again; ``running``: here or in another process; ``waiting``: it will be tried next.
+        objective: of a trial that is done.
+        fingerprint: of its experiment.
+        bits_per_weight: counted before it was run.
+        reason: why it is unfit or failed.
+    """
+
+    number: int
+    values: dict[str, Any]
+    outcome: Literal["done", "failed", "unfit", "repeated", "running", "waiting"]
+    objective: float | None
+    fingerprint: str | None
+    bits_per_weight: float | None
+    reason: str | None
+
+    @classmethod
+    def of(cls, frozen: "FrozenTrial", space: Mapping[str, Dimension]) -> "Trial":
+        """As Optuna keeps it."""
+        notes = frozen.user_attrs
+        outcome: Any = {"COMPLETE": "done", "PRUNED": "unfit", "RUNNING": "running", "WAITING": "waiting"}.get(
+            frozen.state.name, "repeated" if "equal_to" in notes else "failed"
+        )
+        return cls(
+            number=frozen.number,
+            values={key: frozen.params[key] for key in space if key in frozen.params},
+            outcome=outcome,
+            objective=frozen.value if outcome == "done" else None,
+            fingerprint=notes.get("fingerprint"),
+            bits_per_weight=notes.get("bits_per_weight"),
+            reason=notes.get("reason"),
+        )
+
+    @property
+    def choice(self) -> tuple[Any, ...]:
+        """Its values, to be compared."""
+        return tuple(self.values.values())
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether its choice need not be tried again."""
+        return self.outcome in ("done", "failed", "unfit", "running")
+
+
+def render_trials(search: "Search") -> str:
+    """The table, the best against the runner-up, the Pareto front, what was not run, and the best one's command."""
+    trials = search.trials()
+    done = [trial for trial in trials if trial.objective is not None]
+    parts = []
+    if search.ended_early:
+        parts.append(f"stopped after {len(done)} of {search.request.trials} trials: {search.ended_early}")
+    if done:
+        done.sort(key=lambda trial: _cost(search, trial))
+        records = {trial.number: search.record(trial) for trial in done}
+        front = pareto([(_bits(trial, records), _cost(search, trial)) for trial in done])
+        parts.append(_table(search, done, records, front))
+        parts.append(_against_runner_up(search, done, records))
+    parts += _not_run(trials)
+    if done:
+        best = [*overrides(search.request.base), *overrides(done[0].values)]
+        parts.append(f"the best one again: nowag-exp run {shlex.join(best)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Which points no other one beats: none is as small in both and smaller in one."""
+    return [
+        not any(other[0] <= point[0] and other[1] <= point[1] and other != point for other in points)
+        for point in points
+    ]
+
+
+def _cost(search: "Search", trial: Trial) -> float:
+    assert trial.objective is not None
+    return trial.objective if search.request.minimise else -trial.objective
+
+
+def _bits(trial: Trial, records: Mapping[int, RunRecord]) -> float:
+    return records[trial.number].compression.bits_per_weight
+
+
+def _table(search: "Search", done: Sequence[Trial], records: Mapping[int, RunRecord], front: Sequence[bool]) -> str:
+    rows = []
+    for rank, (trial, on_front) in enumerate(zip(done, front, strict=True)):
+        measured = _measured(search, trial, records)
+        error = measured.standard_error
+        rows.append(
+            [
+                str(trial.number),
+                *(_shown(value) for value in trial.values.values()),
+                f"{_bits(trial, records):.4g}",
+                f"{measured.value:.6g}" + ("" if error is None else f" ± {error:.2g}"),
+                ", ".join(["best"] * (rank == 0) + ["Pareto"] * on_front),
+            ]
+        )
+    headers = ["trial", *search.request.space, "bits", f"{search.metric} {search.protocol}", ""]
+    table = tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True)
+    return f"{table}\n\nPareto: no other trial has as few bits a weight and as good a value. ± is the standard error."
+
+
+def _measured(search: "Search", trial: Trial, records: Mapping[int, RunRecord]) -> Measured:
+    record = records[trial.number]
+    metrics = [one for one in record.metrics if (one.name, one.protocol) == (search.metric, search.protocol)]
+    return Measured(search.results, [record], metrics)
+
+
+def _against_runner_up(search: "Search", done: Sequence[Trial], records: Mapping[int, RunRecord]) -> str:
+    if len(done) < 2:
+        return "one trial alone has no runner-up"
+    best, second = (_measured(search, trial, records) for trial in done[:2])
+    found = compare(second, best)
+    pair = f"trial {done[0].number} against the runner-up, trial {done[1].number}"
+    if found is None:
+        return f"{pair}: too few windows to tell"
+    verdict = "really better" if found.p_value < LEVEL else "not really better"
+    unit = " nats of log-perplexity" if search.metric == "perplexity" else ""
+    return (
+        f"{pair}: {verdict} "
+        f"({found.value:+.3g} ± {found.standard_error:.2g}{unit}, {found.test}, p {found.p_value:.2g}).\n"
+        f"The best of {len(done)} was chosen by the value shown, which flatters it: measure it on other text."
+    )
+
+
+def _not_run(trials: Sequence[Trial]) -> list[str]:
+    """Why suggestions were not run, and which trials failed."""
+    lines = []
+    reasons = Counter(str(trial.reason) for trial in trials if trial.outcome == "unfit")
+    if reasons:
+        lines.append(f"{sum(reasons.values())} suggestions did not fit and were not run:")
+        lines += [f"  {n} x {reason}" for reason, n in reasons.most_common(MOST_REASONS)]
+        if len(reasons) > MOST_REASONS:
+            lines.append(f"  and {len(reasons) - MOST_REASONS} other reasons")
+    for trial in trials:
+        if trial.outcome == "failed":
+            lines.append(f"trial {trial.number}, {' '.join(overrides(trial.values))}: failed, {trial.reason}")
+    running = [str(trial.number) for trial in trials if trial.outcome == "running"]
+    if running:
+        lines.append(f"running in another process: trial {', '.join(running)}")
+    return ["\n".join(lines)] if lines else []
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,348 @@
+"""``nowag-exp explain``: what differs between two records, and what each setting alone changes."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nowag_exp.calibration import CompressedLinear
+from nowag_exp.cli import main
+from nowag_exp.compose import compose
+from nowag_exp.config import build_experiment
+from nowag_exp.errors import RequestError
+from nowag_exp.execution import run_all
+from nowag_exp.experiment import Workbench
+from nowag_exp.explain import explain, plan_attribution
+from nowag_exp.explain.factors import factors
+from nowag_exp.ledger import Irregularity
+from nowag_exp.progress import Reporter
+from nowag_exp.records.record import RunRecord, load_records
+
+RESULTS = Path("results")
+
+
+@pytest.fixture
+def make(workplace: Path, tiny_run: list[str]) -> Callable[..., RunRecord]:
+    """Run one experiment in ``results``."""
+
+    def _make(*overrides: str) -> RunRecord:
+        experiment = build_experiment(compose([*tiny_run, *overrides]))
+        (outcome,) = run_all([experiment], Workbench(), Reporter())
+        assert outcome.record, outcome.failure
+        return outcome.record
+
+    return _make
+
+
+@pytest.fixture
+def explained(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What the command prints about two records."""
+
+    def _explained(a: RunRecord, b: RunRecord, *options: str) -> str:
+        capsys.readouterr()
+        assert main(["explain", a.fingerprint, b.fingerprint, *options]) == 0
+        return capsys.readouterr().out
+
+    return _explained
+
+
+@pytest.fixture
+def doctored(make: Callable[..., RunRecord], workplace: Path) -> Callable[..., Path]:
+    """Write a record again in another folder, changed by a function of its JSON."""
+
+    def _doctored(record: RunRecord, change: Callable[[dict[str, Any]], object]) -> Path:
+        content = json.loads((RESULTS / "runs" / f"{record.fingerprint}.json").read_text())
+        change(content)
+        path = workplace / "other" / "runs" / f"{record.fingerprint}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+        return path
+
+    return _doctored
+
+
+def losses(record: RunRecord) -> np.ndarray:
+    return np.array(next(metric.values for metric in record.metrics if metric.name == "perplexity"))
+
+
+def attributed(a: RunRecord, b: RunRecord):
+    planned = plan_attribution((RESULTS, a), (RESULTS, b), RESULTS, Workbench())
+    assert planned is not None
+    return planned, planned.run(Workbench(), Reporter())
+
+
+def conclusion(text: str) -> str:
+    assert text.splitlines()[-1].startswith("conclusion: ")
+    return text.splitlines()[-1].removeprefix("conclusion: ")
+
+
+def test_one_setting_that_differs_is_the_whole_gap(make, explained) -> None:
+    a, b = make("method=wanda", "method.pattern=2:4"), make("method=wanda")
+    before = load_records(RESULTS)
+    text = explained(a, b, "--attribute")
+    assert conclusion(text).startswith("different settings: method.pattern (2:4, unstructured); ")
+    assert "3 experiments, 3 recorded already, 0 to run" in text
+    gap = losses(b) - losses(a)
+    assert f"{gap.mean():+.4g} ± {gap.std(ddof=1) / 2:.2g}" in text
+    assert not any(line.startswith("interaction") for line in text.splitlines())
+    assert load_records(RESULTS) == before
+
+
+def test_effects_are_the_differences_of_independent_runs_and_the_interaction_is_the_rest(make, explained) -> None:
+    a = make("method=wanda", "method.pattern=2:4")
+    b = make("method=wanda", "seed=1", "method.propagate=dense")
+    planned, (gap,) = attributed(a, b)
+    assert [factor.name for factor in planned.factors] == ["seed", "method.pattern", "method.propagate"]
+    assert planned.factors[0].describe() == "seed (0, 1) with calibration.seed"
+    assert planned.describe().splitlines()[0] == "5 experiments, 2 recorded already, 3 to run"
+    alone = [
+        losses(make("method=wanda", "method.pattern=2:4", "seed=1", "paths.results=apart")),
+        losses(make("method=wanda", "paths.results=apart")),
+        losses(make("method=wanda", "method.pattern=2:4", "method.propagate=dense", "paths.results=apart")),
+    ]
+    for effect, values in zip(gap.effects, alone, strict=True):
+        expected = values - losses(a)
+        assert effect.found is not None
+        assert effect.found.value == pytest.approx(expected.mean(), rel=1e-12)
+        assert effect.found.standard_error == pytest.approx(expected.std(ddof=1) / 2, rel=1e-12)
+    total = losses(b) - losses(a)
+    rest = total - sum(values - losses(a) for values in alone)
+    assert gap.total is not None
+    assert gap.total.value == pytest.approx(total.mean(), rel=1e-12)
+    assert gap.interaction is not None
+    assert gap.interaction.value == pytest.approx(rest.mean(), rel=1e-9)
+    assert gap.interaction.standard_error == pytest.approx(rest.std(ddof=1) / 2, rel=1e-9)
+    text = explained(a, b, "--attribute")
+    assert "5 experiments, 5 recorded already, 0 to run" in text
+    assert f"{100 * np.expm1(total.mean()):+.3g}%" in text
+
+
+def config(*overrides: str) -> dict[str, Any]:
+    return compose(["model=tiny", *overrides])
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        # Sparsity follows from the pattern on both sides, so it is no factor of its own ...
+        (["method.pattern=2:4"], ["method.pattern=1:4"], {"method.pattern": ["pattern", "sparsity"]}),
+        # ... unless it was set on one of them.
+        (
+            ["method.pattern=2:4"],
+            ["method.pattern=unstructured", "method.sparsity=0.7"],
+            {"method.pattern": ["pattern"], "method.sparsity": ["sparsity"]},
+        ),
+        (["seed=0"], ["seed=1"], {"seed": ["seed"], "calibration.seed": None}),
+        (["model.context_length=64"], ["model.context_length=32"], {"model.context_length": ["context_length"]}),
+        (["method=wanda"], ["method=nowag_vq"], {"method": None}),
+        (["calibration=wiki_sample"], ["calibration=c4"], {"calibration text": None}),
+        (["model.init_seed=0"], ["model.init_seed=1"], {"model weights": ["init_seed"]}),
+    ],
+)
+def test_keys_that_only_follow_another_go_with_it(a: list[str], b: list[str], expected: dict[str, Any]) -> None:
+    first, second = config(*a), config(*b)
+    found = {factor.name: factor for factor in factors(first, second)}
+    for name, keys in expected.items():
+        if name == "calibration.seed":
+            assert name not in found
+        elif keys is not None:
+            own = {change.key.rpartition(".")[2] for change in found[name].changes if change.key != "calibration.seed"}
+            assert own == set(keys), name
+    # All factors together turn the one config into the other, but for the evaluation.
+    changed = first
+    for factor in found.values():
+        changed = factor.apply(changed)
+    assert {**changed, "evaluation": None} == {**second, "evaluation": None}
+
+
+def test_a_seed_that_was_set_apart_is_a_factor_of_its_own() -> None:
+    found = factors(config("method=nowag_vq"), config("method=nowag_vq", "seed=1", "method.seed=5"))
+    assert {factor.name: [change.key for change in factor.changes] for factor in found} == {
+        "seed": ["calibration.seed", "seed"],
+        "method.seed": ["method.seed"],
+    }
+
+
+def test_a_combination_that_is_impossible_is_said_and_the_others_go_on(make, explained) -> None:
+    a = make("method=nowag_p", "method.pattern=2:4")
+    b = make("method=nowag_p", "method.sparsity=0.7", "seed=1")
+    text = explained(a, b, "--attribute")
+    assert "method.sparsity (0.5, 0.7): impossible, method.sparsity: " in text
+    assert "the rest: interaction and what could not be run" in text
+    assert text.count("recorded (") + text.count(": to run") == 4
+
+
+def test_a_factor_that_a_does_not_depend_on_is_said_to_be_one(make, explained) -> None:
+    a, b = make("method=magnitude"), make("method=wanda", "seed=1")
+    text = explained(a, b, "--attribute")
+    assert "A does not depend on it" in text
+    assert ["calibration", "not", "used", "used"] in [line.split() for line in text.splitlines()]
+    assert "method.class (Magnitude, Wanda)" in conclusion(text)
+
+
+def test_other_calibration_text_is_named_by_its_path_and_its_hash(make, explained, workplace: Path) -> None:
+    (workplace / "other.txt").write_text((workplace / "cal.txt").read_text() + "More of it, and then an end. " * 40)
+    a, b = make("method=wanda"), make("method=wanda", "calibration.path=other.txt")
+    text = explained(a, b, "--attribute")
+    assert conclusion(text).startswith("different settings: calibration.path (cal.txt, other.txt)")
+    assert "calibration.files.0.sha256" in text
+    assert "calibration tokens" in text
+    assert "calibration text (cal.txt, other.txt): recorded" in text
+
+
+def test_the_same_path_with_other_content_is_different_data(make, explained, workplace: Path) -> None:
+    a = make("method=wanda")
+    (workplace / "cal.txt").write_text((workplace / "cal.txt").read_text()[::-1])
+    b = make("method=wanda")
+    text = explained(a, b, "--attribute")
+    assert conclusion(text).startswith("the same settings on different data: calibration.files.0.sha256 (")
+    assert "perplexity files:eval.txt@64: today's code on this machine gives B's number" in text
+    assert "A's experiment has another fingerprint today" in text
+
+
+def test_equal_records_are_identical_and_what_changes_no_number_is_said(make, explained) -> None:
+    a = make("method=wanda")
+    assert conclusion(explained(a, a)) == "identical: the same inputs gave the same numbers"
+
+
+def test_keys_that_change_no_number_have_a_line_of_their_own(make, doctored, capsys) -> None:
+    a = make("method=wanda")
+
+    def elsewhere(content: dict[str, Any]) -> None:
+        content["config"]["runtime"]["batch_tokens"] = 64
+        content["config"]["paths"]["results"] = "other"
+
+    path = doctored(a, elsewhere)
+    assert main(["explain", a.fingerprint, str(path)]) == 0
+    text = capsys.readouterr().out
+    assert "differ, but change no number by themselves: runtime.batch_tokens, paths.results" in text
+    assert conclusion(text) == "identical: the same inputs gave the same numbers"
+
+
+def test_equal_settings_with_other_numbers_are_numerics_and_a_rerun_tells_whose_are_todays(
+    make, doctored, capsys
+) -> None:
+    a = make("method=wanda")
+
+    def elsewhere(content: dict[str, Any]) -> None:
+        content["provenance"]["libraries"]["torch"] = "2.9.9"
+        content["provenance"]["threads"] = 77
+        metric = next(metric for metric in content["metrics"] if metric["name"] == "perplexity")
+        metric["values"] = [value + 1e-4 for value in metric["values"]]
+        metric["value"] = float(np.exp(np.mean(metric["values"])))
+
+    path = doctored(a, elsewhere)
+    assert main(["explain", a.fingerprint, str(path), "--attribute"]) == 0
+    text = capsys.readouterr().out
+    versions = a.provenance["libraries"]["torch"]
+    assert conclusion(text) == (
+        f"numerics: the same inputs gave other numbers; what differs is libraries.torch ({versions}, 2.9.9), "
+        f"threads ({a.provenance['threads']}, 77)"
+    )
+    assert "gives A's number" in text
+    assert "at most 0 from A and 0.0001 from B on one window or item, where A and B are 0.0001 apart" in text
+    assert f"so B is attributed to what it was made with; then and today: libraries.torch (2.9.9, {versions})" in text
+    assert len(load_records(RESULTS)) == 1, "the rerun leaves nothing behind"
+
+
+def test_numbers_that_differ_for_no_recorded_reason_are_called_that(make, doctored, capsys) -> None:
+    a = make("method=wanda")
+    path = doctored(a, lambda content: content["metrics"][0].update(value=1.0))
+    assert main(["explain", a.fingerprint, str(path)]) == 0
+    assert "nothing that is recorded of versions and machine differs" in conclusion(capsys.readouterr().out)
+
+
+def test_another_version_of_our_code_is_named(make, doctored, capsys) -> None:
+    a = make("method=wanda")
+    path = doctored(a, lambda content: content["identity"]["method"].update(version=0))
+    assert main(["explain", a.fingerprint, str(path)]) == 0
+    expected = f"the same settings in different versions of our code: method.version ({a.identity['method']['version']}"
+    assert conclusion(capsys.readouterr().out).startswith(expected)
+
+
+def test_the_evaluation_is_a_factor_if_no_metric_is_on_the_same_tokens(make) -> None:
+    a = make("method=wanda")
+    b = make("method=wanda", "method.pattern=2:4", "evaluation.files.n_windows=3")
+    measured_as_b = make("method=wanda", "evaluation.files.n_windows=3")
+    planned, (gap,) = attributed(a, b)
+    assert planned.measured_otherwise
+    assert gap.a == a.metrics[0].value
+    assert gap.otherwise is not None
+    assert gap.otherwise.value == measured_as_b.metrics[0].value
+    assert gap.total is not None
+    assert gap.total.value == pytest.approx((losses(b) - losses(measured_as_b)).mean(), rel=1e-12)
+
+
+def test_records_on_other_tokens_are_not_compared(make, doctored, capsys) -> None:
+    a = make("method=wanda", "model.init_seed=1")
+
+    def other_tokens(content: dict[str, Any]) -> None:
+        content["identity"]["model"]["init_seed"] = 2
+        for metric in content["metrics"]:
+            metric["token_hash"] = "0" * 64
+
+    path = doctored(a, other_tokens)
+    assert main(["explain", a.fingerprint, str(path)]) == 0
+    text = capsys.readouterr().out
+    assert "perplexity files:eval.txt@64: measured on different tokens, so not comparable" in text
+    assert conclusion(text).startswith("different settings: model.init_seed (1, 2); no metric of both is on the same")
+    assert main(["explain", a.fingerprint, str(path), "--attribute"]) == 2
+    assert "(their tokenizers differ), so their values per token do not compare" in capsys.readouterr().err
+
+
+def test_records_of_different_models_on_the_same_tokens_are_compared(make, explained) -> None:
+    a, b = make("method=wanda"), make("method=wanda", "model.init_seed=1")
+    text = explained(a, b, "--attribute")
+    assert "A and B are of different models or dtypes" in text
+    assert "with model weights: model.init_seed (0, 1)" in text
+
+
+def test_the_ledger_and_the_linears_are_compared(make) -> None:
+    def linears(*errors: float) -> list[CompressedLinear]:
+        return [CompressedLinear(f"l{i}", (10, 10), 50, "sparse", 875, error) for i, error in enumerate(errors)]
+
+    made = make("method=wanda")
+    a = replace(
+        made,
+        irregularities=[Irregularity("dead_columns", "x", "3 inputs are always 0", 3)],
+        compression=replace(made.compression, linears=linears(0.1, 0.2, 0.3)),
+    )
+    b = replace(
+        made,
+        irregularities=[
+            Irregularity("dead_columns", "x", "4 inputs are always 0", 4),
+            Irregularity("tied_scores", "y", "in 1 row", 1),
+        ],
+        compression=replace(made.compression, linears=linears(0.1, 0.5, 0.31)),
+    )
+    found = explain((RESULTS, a), (RESULTS, b))
+    assert [(entry.kind, entry.only_a, entry.only_b) for entry in found.ledger] == [
+        ("dead_columns", [], []),
+        ("tied_scores", [], ["y"]),
+    ]
+    assert [(change.key, change.a, change.b) for change in found.ledger[0].counts] == [("x", 3, 4)]
+    assert [change.key for change in found.linears] == ["l1", "l2"]
+
+
+def test_wrong_names_are_errors(make, capsys) -> None:
+    a = make("method=wanda")
+    assert main(["explain", a.fingerprint, "nope"]) == 2
+    assert "nope: no record in results/runs; give a fingerprint" in capsys.readouterr().err
+    assert main(["explain", a.fingerprint, "nope.json"]) == 2
+    assert "nope.json: no such file" in capsys.readouterr().err
+    assert main(["explain", a.fingerprint, a.fingerprint, "method=wanda"]) == 2
+    assert "this verb takes no override but paths.results=DIR" in capsys.readouterr().err
+
+
+def test_what_cannot_be_run_here_is_said(make, doctored) -> None:
+    a = make("method=wanda")
+    b = make("method=wanda", "method.pattern=2:4")
+    Path("cal.txt").unlink()
+    planned = plan_attribution((RESULTS, a), (RESULTS, b), RESULTS, Workbench())
+    assert planned is not None
+    with pytest.raises(RequestError, match=r"A cannot be had here, .*calibration\.path=cal\.txt: no such file"):
+        planned.run(Workbench(), Reporter())
