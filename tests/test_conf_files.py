@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nowag_exp.compose import compose
-from nowag_exp.config import build_experiment
-from nowag_exp.execution import build_executor
+from nowag_exp.compose import EXECUTION_NAME, compose
+from nowag_exp.config import build, build_experiment
+from nowag_exp.execution import Executor
 from nowag_exp.layout import folder, groups, headline, sweeps
 from nowag_exp.methods import Pruner
 from nowag_exp.sweep import expand, read
@@ -29,7 +29,8 @@ def test_every_option_composes_and_builds(group: str, option: str) -> None:
 
 @pytest.mark.parametrize("option", sorted(groups()["executor"]))
 def test_every_executor_composes_and_builds(option: str) -> None:
-    assert build_executor([f"executor={option}"]).name == option
+    node = compose([f"executor={option}"], EXECUTION_NAME)["executor"]
+    assert build(node, "executor", Executor).name == option
 
 
 def test_the_promised_options_exist() -> None:

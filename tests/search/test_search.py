@@ -291,7 +291,7 @@ def test_the_command_line_fixes_or_widens_a_key(write) -> None:
 
 
 def test_overrides_of_a_model_replace_the_base(write) -> None:
-    write(models={"small,tiny": {"calibration.n_sequences": 3}})
+    write(models={"smollm2_135m,tiny": {"calibration.n_sequences": 3}})
     assert read_search("mine", []).base["calibration.n_sequences"] == "3"
     assert read_search("mine", ["calibration.n_sequences=5"]).base["calibration.n_sequences"] == "5"
     assert "calibration.n_sequences" not in read_search("mine", ["model=local"]).base
