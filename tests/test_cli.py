@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nowag_exp.cli import main
+from nowag_exp.sweep import table_name
 
 
 @pytest.fixture
@@ -56,13 +57,49 @@ def test_sweep_prints_the_table_and_writes_it_in_every_format(cli, workplace: Pa
         ("dense", "-"),
         *((method, pattern) for method in ("magnitude", "nowag_p", "wanda") for pattern in ("2:4", "50%")),
     ]
+    name = table_name("demo", tiny_run)
     assert {path.name for path in Path("out/tables").iterdir()} == {
-        f"demo.{end}" for end in ("txt", "csv", "md", "tex")
+        f"{name}.{end}" for end in ("txt", "csv", "md", "tex")
     }
+    made_by = f"nowag-exp sweep demo {' '.join(sorted(tiny_run))}"
+    text = Path(f"out/tables/{name}.txt").read_text()
+    assert text.split("\n")[0] == made_by
+    assert out.startswith(text.removeprefix(f"{made_by}\n\n"))
+    assert Path(f"out/tables/{name}.csv").read_text().startswith("model,")
+    assert Path(f"out/tables/{name}.tex").read_text().startswith(f"% {made_by}\n")
     code, again, err = cli("sweep", "demo", *tiny_run, "paths.results=out")
     assert code == 0
     assert "7 recorded already, 0 to run" in err
     assert again == out
+
+
+def test_plan_prints_jobs_and_what_they_take_and_runs_nothing(cli, workplace: Path, tiny_run: list[str]) -> None:
+    code, out, err = cli("plan", "demo", *tiny_run, "paths.results=out", "executor=inline")
+    assert code == 0, err
+    assert out.startswith("sweep demo: 7 jobs, 0 recorded already, 7 to run\njob ")
+    assert "shared: tiny: the dense model on files:eval.txt@64, " in out
+    assert "in all: 7 of 7 jobs to run, " in out
+    assert not list(Path("out").rglob("*.safetensors"))
+    assert not list(Path("out").rglob("*.json"))
+    assert cli("sweep", "demo", *tiny_run, "paths.results=out")[0] == 0
+    code, out, err = cli("plan", "demo", *tiny_run, "paths.results=out")
+    assert code == 0, err
+    assert "in all: all 7 jobs are recorded, nothing is to be done" in out
+
+
+def test_plan_of_gated_models_needs_no_network(cli) -> None:
+    code, out, err = cli("plan", "nm_patterns", "model=llama2_7b")
+    assert code == 0, err
+    assert "4 left out, 0 recorded already, 17 to run" in out
+    assert "2 left out: method.pattern: 256:512 needs input widths that 512 divides, but mlp.down_proj has 11008" in out
+    assert "to download: model llama2_7b (13 GB)" in out
+
+
+def test_plan_of_what_does_not_exist_says_what_does(cli) -> None:
+    code, out, err = cli("plan", "pruning_tabel")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: sweep pruning_tabel: no such sweep; there are: ablation_normalisation, baselines, ")
+    assert err.endswith("did you mean pruning_table?\n")
 
 
 def test_a_sweep_with_a_failed_job_lists_it_and_exits_with_one(
@@ -151,7 +188,10 @@ def test_a_saved_checkpoint_is_named_and_can_be_exported(cli, tiny_run: list[str
             "error: evaluation.paper_zero_shot.tasks: gsm8k: its output_type is generate_until, but only",
         ),
         (["compare", "abc", "def"], "error: abc: no record in results/runs; give a fingerprint"),
-        (["run", "model=tiny", "method.sparsty=1"], "error: method.sparsty: unknown key; there are: name, pattern"),
+        (
+            ["run", "model=tiny", "method.sparsty=1"],
+            "error: method.sparsty: unknown key; there are: name, normalise, pattern",
+        ),
         (["run", "model=tiny", "method.sparsity=1"], "error: method.sparsity: must be in [0, 1)"),
         (["run", "model=tiny", "calibration=files"], "error: calibration.path: is not set; add calibration.path=VALUE"),
         (["run", "model=tiny,local"], "error: Ambiguous value for argument 'model=tiny,local'"),
@@ -176,7 +216,7 @@ def test_a_saved_checkpoint_is_named_and_can_be_exported(cli, tiny_run: list[str
             "error: method.act_order: with groups it needs",
         ),
         (["export", "eval.txt", "--to", "dense"], "error: eval.txt"),
-        (["sweep", "nope"], "error: sweep nope: no such sweep; there are: baselines, demo"),
+        (["sweep", "nope"], "error: sweep nope: no such sweep; there are: ablation_normalisation, "),
         (["sweep", "demo", "model"], "error: model: is not KEY=VALUE; an override looks like model=tiny"),
         (["sweep", "demo", "model=tinny"], "error: model=tinny: no such option"),
         (["table", "model=tiny"], "error: model=tiny: this verb takes no override but paths.results=DIR"),
@@ -185,7 +225,10 @@ def test_a_saved_checkpoint_is_named_and_can_be_exported(cli, tiny_run: list[str
             ["run", "calibration=files", "calibration.path=käl.txt"],
             "error: calibration.path=käl.txt: is not KEY=VALUE in",
         ),
-        (["run", "model=tiny", "method.foo.bar=1"], "error: method.foo.bar: unknown key; there are: name, pattern"),
+        (
+            ["run", "model=tiny", "method.foo.bar=1"],
+            "error: method.foo.bar: unknown key; there are: name, normalise, pattern",
+        ),
         (["run", "model=tiny", "paths.results=cal.txt"], "error: "),
         (
             ["table", "--out", "paper"],
