@@ -229,7 +229,7 @@ def test_a_model_that_is_not_here_is_forecast_without_allocating_it(workplace: P
     assert "llama2_70b: one calibration pass (redpajama, 128 x 4096 tokens)" in text
 
 
-def test_shared_hessians_of_a_7b_take_the_disk_that_the_method_says() -> None:
+def test_shared_hessians_of_a_7b_take_the_disk_that_the_method_says(workplace: Path) -> None:
     jobs = [
         build_experiment(compose(["model=llama2_7b", "calibration=c4", "evaluation=wikitext2", "method=gptq", DENSE]))
     ]
