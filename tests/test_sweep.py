@@ -267,7 +267,7 @@ def test_the_smoke_sweep_runs_every_method() -> None:
 
 
 EMBEDDED = ["model=smollm2_135m", "evaluation=wiki_sample"]
-TABLES = sorted(set(layout.sweeps()) - {"demo", "baselines", "smoke"})
+TABLES = sorted(set(layout.sweeps()) - {"demo", "baselines", "smoke", "search_vq"})
 
 
 @pytest.mark.parametrize("name", TABLES)

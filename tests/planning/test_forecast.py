@@ -18,6 +18,7 @@ from nowag_exp.methods import second_order
 from nowag_exp.models import CausalLM
 from nowag_exp.planning import Forecast, forecast, render_forecast
 from nowag_exp.progress import Reporter
+from nowag_exp.search import is_search
 from nowag_exp.sweep import expand, plan
 
 RESULTS = Path("results")
@@ -308,7 +309,7 @@ TEXTS = ["calibration=files", "calibration.path=cal.txt", "evaluation=files", "e
 TEXTS += ["evaluation.files.n_windows=4"]
 
 
-@pytest.mark.parametrize("name", sorted(sweeps()))
+@pytest.mark.parametrize("name", sorted(name for name in sweeps() if not is_search(name)))
 def test_every_sweep_plans_on_the_tiny_model(workplace: Path, name: str) -> None:
     own = ["model=tiny", *TEXTS]
     planned = plan(name, own, Workbench(), absent_ok=True)

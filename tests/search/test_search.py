@@ -424,3 +424,13 @@ def test_without_optuna_the_extra_is_named(write, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(RequestError, match=r"needs optuna, .*pip install 'nowag-exp\[sweep\]' \(from a checkout: "):
         searched()
+
+
+def test_a_plan_of_a_search_shows_one_trial(write, capsys: pytest.CaptureFixture[str]) -> None:
+    write({"trials": 6})
+    assert main(["plan", "mine"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("search mine: 6 trials of ")
+    assert "one of its trials; all 6 take about as many times that" in out
+    assert "tiny nowag_vq" in out
+    assert not list(Path("results/runs").glob("*.json"))
