@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import nowag_exp
+from nowag_exp import verbs
 
 PACKAGE = Path(nowag_exp.__file__).parent
 LAYERS = [
@@ -20,8 +21,9 @@ LAYERS = [
     {"config", "compose", "published", "reference", "shelf", "tracking"},
     {"measure"},
     {"experiment"},
-    {"runner", "sweep"},
+    {"planning", "runner", "sweep"},
     {"execution"},
+    {"reproduce"},
     {"verbs"},
     {"cli"},
     {"__main__"},
@@ -100,7 +102,7 @@ HEAVY = (
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], *([verb, "--help"] for verb in ("run", "sweep", "table", "compare", "track", "fetch", "export"))],
+    [["--help"], *([verb, "--help"] for verb in verbs.NAMES)],
 )
 def test_help_imports_nothing_heavy_and_lists_every_group(arguments: list[str]) -> None:
     code = (

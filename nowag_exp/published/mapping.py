@@ -1,7 +1,7 @@
 """From a published row to the config that reproduces it: which options, with which settings, or why there is none.
 
-Every rule is here, and each reads columns of the row alone, or facts about its paper (``papers.py``). What a source leaves
-open is filled in, so that the row can be run, and said (:attr:`Choice.unstated`), so that it is not compared.
+Every rule is here, and each reads columns of the row alone, or facts about its paper (``papers.py``). What a source
+leaves open is filled in, so that the row can be run, and said (:attr:`Choice.unstated`), so that it is not compared.
 """
 
 import functools
@@ -197,12 +197,11 @@ def stated_accuracy(row: Published) -> str | None:
 
 def _obstacle(row: Published) -> str | None:
     """Why a row cannot be reproduced here; ``None`` if it can."""
-    known = groups()
     if row.metric in ("seconds", "gigabytes"):
         return "a cost, which depends on the machine"
-    if row.model not in known["model"]:
+    if row.model not in _options("model"):
         return f"{row.model} is not a model here"
-    if row.method not in known["method"]:
+    if row.method not in _options("method"):
         return f"{row.method} is not implemented"
     if row.finetuned != "no":
         return "fine-tuned, which ours never are" if row.finetuned != "unknown" else "may be fine-tuned: it is not said"
@@ -224,6 +223,11 @@ def _width_problem(row: Published) -> str | None:
         if n_of_m and width % n_of_m.m:
             return f"{n_of_m.m} does not divide the {width} inputs of a linear of {row.model}"
     return None
+
+
+@functools.cache
+def _options(group: str) -> frozenset[str]:
+    return frozenset(groups()[group])
 
 
 @functools.cache

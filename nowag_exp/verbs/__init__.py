@@ -7,7 +7,7 @@ which returns the exit code. All of them are imported to print help, so what is 
 import importlib
 from types import ModuleType
 
-NAMES = ("run", "sweep", "table", "compare", "track", "fetch", "export")
+NAMES = ("run", "sweep", "table", "compare", "reproduce", "track", "fetch", "export")
 """In the order of the help."""
 
 
