@@ -14,8 +14,11 @@ from nowag_exp.records.pairing import Measured
 from nowag_exp.records.record import RunRecord
 from nowag_exp.reproduce.traps import likeliest_trap
 
-SAME_CODE = 0.001
-"""Our own rows: other processors and versions of torch sum in another order."""
+SAME_CODE = 0.0001
+"""Our own rows: other processors sum in another order. Other instruction sets moved perplexity and KL by 3e-7."""
+
+SAME_SHARE = 0.0005
+"""Our own rows, of a share of tokens: absolute, four of 8176 tokens."""
 
 DENSE = 0.002
 """Another dtype, other kernels, another tokenizer's code: what is left when nothing is drawn and nothing compressed."""
@@ -83,17 +86,18 @@ def judge(row: Published, measured: Measured, all_rows: list[Published]) -> Line
 
 def tolerance(published: Counterpart, measured: Measured) -> float:
     """How far apart two values of one experiment may be."""
-    row = published.row
-    relative = ONE_DRAW if row.method in CALIBRATED else DENSE if row.method == "dense" else DRAWN_NOTHING
-    if row.paper == OURS:
-        relative = SAME_CODE
-    n, spread = len(measured.records), measured.spread
-    drawn = row.method in CALIBRATED and row.paper != OURS
-    if drawn and n >= FEWEST_SEEDS and spread is not None:
-        # The 95 % prediction interval of one more draw, which the published value is.
-        interval = float(student.ppf(0.975, n - 1)) * spread * math.sqrt(1 + 1 / n)
-        return published.rounding + DENSE * abs(published.value) + interval
-    return published.rounding + relative * abs(published.value)
+    row, n, spread = published.row, len(measured.records), measured.spread
+    size = abs(published.value)
+    if row.paper == OURS and row.method != "nowag_vq":  # k-means may take another way on another processor.
+        return published.rounding + (SAME_SHARE if row.metric == "top1_agreement" else SAME_CODE * size)
+    if row.method == "dense":
+        return published.rounding + DENSE * size
+    if row.method not in CALIBRATED:
+        return published.rounding + DRAWN_NOTHING * size
+    if spread is None or n < FEWEST_SEEDS:
+        return published.rounding + ONE_DRAW * size
+    # The 95 % prediction interval of one more draw, which the published value is.
+    return published.rounding + DENSE * size + float(student.ppf(0.975, n - 1)) * spread * math.sqrt(1 + 1 / n)
 
 
 def measured_as(row: Published, records: list[RunRecord], results: Path) -> Measured:

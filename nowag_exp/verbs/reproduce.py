@@ -48,6 +48,8 @@ def main(options: argparse.Namespace) -> int:
     table, request = load_table(options.table), parse_request(options.overrides)
     if options.keep and (table.own is None or request.selection or options.plan):
         raise RequestError("--keep: writes the values of a table of our own, all of its rows; this is not that")
+    if table.own is not None and request.seeds != [0]:
+        raise RequestError(f"seeds={request.seeds}: the values of {table.name} are of seed 0; leave seeds out")
     executor = build_executor(request.execution)
     plan = plan_jobs(table, request)
     print(render_head(table, plan))

@@ -10,8 +10,10 @@ from types import ModuleType
 import pytest
 
 from nowag_exp.cli import main
-from nowag_exp.published import load_published
-from nowag_exp.reproduce.verdict import DENSE, ONE_DRAW
+from nowag_exp.evaluation import Metric
+from nowag_exp.published import Counterpart, Published, load_published
+from nowag_exp.records.pairing import Measured
+from nowag_exp.reproduce.verdict import DENSE, ONE_DRAW, tolerance
 
 from ..conftest import PROSE
 from .conftest import write_rows
@@ -196,6 +198,23 @@ def test_seeds_give_a_spread_and_what_draws_nothing_is_run_once(cli: Cli, publis
     assert len(list(Path("out/runs").glob("*.json"))) == 4
 
 
+def test_the_limit_with_seeds_is_the_prediction_interval_of_one_more_draw(row: Callable[..., Published]) -> None:
+    """Worked by hand: values 10, 11, 12 have s = 1; t(0.975, 2) = 4.3027; 4.3027 · √(4/3) = 4.9683."""
+
+    def measured(*values: float) -> Measured:
+        metrics = [Metric("perplexity", "wikitext2@4096", value, 0.1, "f00", 4, None, {}) for value in values]
+        return Measured(Path(), [None] * len(values), metrics)  # type: ignore[list-item]
+
+    published = Counterpart(row(value="11.00"), ())
+    assert tolerance(published, measured(10.0, 11.0, 12.0)) == pytest.approx(0.005 + 0.022 + 4.9683, abs=1e-4)
+    assert tolerance(published, measured(10.0, 12.0)) == pytest.approx(0.005 + 0.22), (
+        "two seeds say little about a spread"
+    )
+    assert tolerance(published, measured(10.0)) == pytest.approx(0.005 + 0.22)
+    magnitude = Counterpart(row(value="11.00", method="magnitude", calibration=""), ())
+    assert tolerance(magnitude, measured(11.0)) == pytest.approx(0.005 + 0.11)
+
+
 def test_a_failed_job_is_named_and_the_others_are_compared(
     cli: Cli, publish: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,6 +307,10 @@ def test_without_the_hub_a_zero_shot_table_still_says_what_it_needs(cli: Cli) ->
         (
             ["reproduce", "dense", "runtime.device=gpu"],
             "error: runtime.device: input should be 'auto', 'cpu' or 'cuda'",
+        ),
+        (
+            ["reproduce", "embedded", "seeds=[1]"],
+            "error: seeds=[1]: the values of embedded are of seed 0; leave seeds out",
         ),
         (["reproduce", "dense", "--keep"], "error: --keep: writes the values of a table of our own"),
     ],
