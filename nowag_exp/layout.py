@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def folder(name: str) -> Path:
-    """``conf`` or ``sweeps``: at the top of a checkout, inside an installed package."""
+    """``conf``, ``sweeps`` or ``results/published``: at the top of a checkout, inside an installed package."""
     package = Path(__file__).parent
     inside = package / name
     return inside if inside.is_dir() else package.parent / name

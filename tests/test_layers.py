@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import nowag_exp
-from nowag_exp.verbs import NAMES
+from nowag_exp import verbs
 
 PACKAGE = Path(nowag_exp.__file__).parent
 LAYERS = [
@@ -23,7 +23,7 @@ LAYERS = [
     {"experiment"},
     {"runner", "sweep", "planning"},
     {"execution", "report"},
-    {"explain", "search"},
+    {"explain", "reproduce", "search"},
     {"verbs"},
     {"cli"},
     {"__main__"},
@@ -102,10 +102,7 @@ HEAVY = (
 
 @pytest.mark.parametrize(
     "arguments",
-    [
-        ["--help"],
-        *([verb, "--help"] for verb in NAMES),
-    ],
+    [["--help"], *([verb, "--help"] for verb in verbs.NAMES)],
 )
 def test_help_imports_nothing_heavy_and_lists_every_group(arguments: list[str]) -> None:
     code = (

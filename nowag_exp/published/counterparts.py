@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nowag_exp.evaluation import Metric
 from nowag_exp.published.mapping import (
+    MEAN,
     TEXTS,
     Choice,
     calibration_of,
@@ -16,8 +16,10 @@ from nowag_exp.published.mapping import (
 )
 from nowag_exp.published.papers import paper_of
 from nowag_exp.published.rows import Published
-from nowag_exp.records.pairing import MEAN
-from nowag_exp.records.record import RunRecord
+
+if TYPE_CHECKING:  # Both would bring torch, which a list of tables does not need.
+    from nowag_exp.evaluation import Metric
+    from nowag_exp.records.record import RunRecord
 
 SETTING = ("pattern", "sparsity", "bits", "group_size", "d")
 """Settings of a method that say how much was compressed: of others, it is another row."""
@@ -51,7 +53,7 @@ class Counterpart:
         return 100.0 if self.row.metric == "accuracy" else 1.0
 
 
-def counterparts(record: RunRecord, metric: Metric, rows: list[Published]) -> list[Counterpart]:
+def counterparts(record: "RunRecord", metric: "Metric", rows: list[Published]) -> list[Counterpart]:
     """Rows of the same model, method, setting and data set as a measured metric, with the differences in protocol.
 
     A value that stands in several files is listed once.
@@ -73,7 +75,7 @@ def counterparts(record: RunRecord, metric: Metric, rows: list[Published]) -> li
     return list(found.values())
 
 
-def same_subject(record: RunRecord, row: Published) -> bool:
+def same_subject(record: "RunRecord", row: Published) -> bool:
     """Whether both are of one model, one method and one setting of it."""
     if (record.labels.model, record.labels.method) != (row.model, row.method):
         return False
@@ -82,7 +84,7 @@ def same_subject(record: RunRecord, row: Published) -> bool:
     return all(actual.get(key) == expected[key] for key in SETTING if key in expected)
 
 
-def same_data(metric: Metric, row: Published) -> bool:
+def same_data(metric: "Metric", row: Published) -> bool:
     """Whether both are of one kind of metric on one data set, in whatever windows or suite."""
     if row.metric == "accuracy":
         suite, _, task = metric.protocol.partition("/")
@@ -92,7 +94,7 @@ def same_data(metric: Metric, row: Published) -> bool:
     return metric.name == row.metric and metric.protocol.partition("@")[0] in TEXTS.get(row.task, ())
 
 
-def _differences(record: RunRecord, metric: Metric, row: Published) -> Iterator[str]:
+def _differences(record: "RunRecord", metric: "Metric", row: Published) -> Iterator[str]:
     """One sentence each."""
     paper = paper_of(row.paper)
     if row.finetuned != "no":

@@ -36,7 +36,11 @@ UNSTATED_CONTEXT = 2048
 OTHER_ZERO_SHOT = "full_zero_shot"
 """The suite for papers without one of their own, in lm-eval 0.4's own defaults."""
 
-WITHOUT_ACC_NORM = ("winogrande", "rte", "boolq", "mean")
+MEAN = "mean"
+"""Task of rows that are the mean over a suite."""
+
+WITHOUT_ACC_NORM = ("winogrande", "rte", "boolq")
+"""Tasks that have only acc."""
 
 INPUT_WIDTHS = {
     "llama2_7b": (4096, 11008),
@@ -176,20 +180,20 @@ def evaluation_of(row: Published) -> Choice | None:
 def _zero_shot(row: Published) -> Choice | None:
     paper = paper_of(row.paper)
     option = paper.suite or OTHER_ZERO_SHOT
-    if row.task not in literals("evaluation", option)["tasks"] and not (row.task == "mean" and paper.suite):
+    if row.task not in literals("evaluation", option)["tasks"] and not (row.task == MEAN and paper.suite):
         return None
     settings: dict[str, Any] = {} if paper.suite else {"bos": "first"}
     if option == "wanda_zero_shot" and row.model in ("llama1_65b", "llama2_70b"):
         settings["limit"] = 2000  # In its code.
     unstated = () if paper.lm_eval else ("lm-eval version",)
-    if row.task not in WITHOUT_ACC_NORM and stated_accuracy(row) is None:
+    if row.task != MEAN and stated_accuracy(row) is None:
         unstated = (*unstated, "acc or acc_norm")
     return Choice(option, settings, unstated)
 
 
 def stated_accuracy(row: Published) -> str | None:
     """``acc`` or ``acc_norm``; ``None`` if the source does not say."""
-    if row.task in WITHOUT_ACC_NORM[:-1]:
+    if row.task in WITHOUT_ACC_NORM:
         return "acc"
     stated = re.search(r"\((acc_norm|acc)\b", row.table)
     return stated[1] if stated else paper_of(row.paper).accuracy
@@ -197,21 +201,18 @@ def stated_accuracy(row: Published) -> str | None:
 
 def _obstacle(row: Published) -> str | None:
     """Why a row cannot be reproduced here; ``None`` if it can."""
-    known = groups()
     if row.metric in ("seconds", "gigabytes"):
         return "a cost, which depends on the machine"
-    if row.model not in known["model"]:
+    if row.model not in _options("model"):
         return f"{row.model} is not a model here"
-    if row.method not in known["method"]:
+    if row.method not in _options("method"):
         return f"{row.method} is not implemented"
     if row.finetuned != "no":
         return "fine-tuned, which ours never are" if row.finetuned != "unknown" else "may be fine-tuned: it is not said"
     if "--true-sequential" in row.calibration:
         return "GPTQ with --true-sequential is not implemented"
     if evaluation_of(row) is None:
-        return (
-            "a mean over other tasks than any suite here" if row.task == "mean" else f"{row.task} is not measured here"
-        )
+        return "a mean over other tasks than any suite here" if row.task == MEAN else f"{row.task} is not measured here"
     for name, value in method_of(row).settings.items():
         if value is None and name != "group_size":
             return f"the row does not say method.{name}"
@@ -224,6 +225,11 @@ def _width_problem(row: Published) -> str | None:
         if n_of_m and width % n_of_m.m:
             return f"{n_of_m.m} does not divide the {width} inputs of a linear of {row.model}"
     return None
+
+
+@functools.cache
+def _options(group: str) -> frozenset[str]:
+    return frozenset(groups()[group])
 
 
 @functools.cache

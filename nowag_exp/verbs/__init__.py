@@ -7,7 +7,19 @@ which returns the exit code. All of them are imported to print help, so what is 
 import importlib
 from types import ModuleType
 
-NAMES = ("run", "sweep", "plan", "table", "report", "compare", "explain", "track", "fetch", "export")
+NAMES = (
+    "run",
+    "sweep",
+    "plan",
+    "reproduce",
+    "table",
+    "report",
+    "compare",
+    "explain",
+    "track",
+    "fetch",
+    "export",
+)
 """In the order of the help."""
 
 
