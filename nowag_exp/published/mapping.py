@@ -42,15 +42,6 @@ MEAN = "mean"
 WITHOUT_ACC_NORM = ("winogrande", "rte", "boolq")
 """Tasks that have only acc."""
 
-INPUT_WIDTHS = {
-    "llama2_7b": (4096, 11008),
-    "llama2_13b": (5120, 13824),
-    "llama2_70b": (8192, 28672),
-    "llama3_8b": (4096, 14336),
-    "llama3_70b": (8192, 28672),
-}
-"""Of the linears, so that an N:M that does not fill a row is known before a checkpoint is here."""
-
 
 @dataclass(frozen=True)
 class Choice:
@@ -221,10 +212,20 @@ def _obstacle(row: Published) -> str | None:
 
 def _width_problem(row: Published) -> str | None:
     n_of_m = None if row.sparsity_pattern.startswith(("none", UNSTRUCTURED)) else parse_pattern(row.sparsity_pattern)
-    for width in INPUT_WIDTHS.get(row.model, ()):
+    for width in _input_widths(row.model):
         if n_of_m and width % n_of_m.m:
             return f"{n_of_m.m} does not divide the {width} inputs of a linear of {row.model}"
     return None
+
+
+@functools.cache
+def _input_widths(model: str) -> list[int]:
+    """Of the linears, from the model's YAML, so that they are known before a checkpoint is here."""
+    content = yaml.safe_load((folder("conf") / "model" / f"{model}.yaml").read_text(encoding="utf-8"))
+    sizes = content.get("architecture")
+    if sizes is None:
+        return []
+    return sorted({sizes["hidden_size"], sizes["intermediate_size"], sizes["n_heads"] * sizes["head_dim"]})
 
 
 @functools.cache

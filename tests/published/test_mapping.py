@@ -10,7 +10,6 @@ from nowag_exp.compose import compose
 from nowag_exp.config import build_experiment
 from nowag_exp.layout import groups
 from nowag_exp.published import NotRunnable, Published, load_published, overrides_of
-from nowag_exp.published.mapping import INPUT_WIDTHS, literals
 from nowag_exp.published.tables import load_table, tables
 from nowag_exp.reproduce import parse_request, plan_jobs
 
@@ -232,9 +231,3 @@ def test_one_data_set_at_two_contexts_takes_two_experiments() -> None:
     plan = plan_jobs(load_table("dense"), parse_request(["model=llama2_7b", "task=wikitext2"]))
     contexts = [{row.context_length for row in job.rows} for job in plan.jobs]
     assert sorted(map(sorted, contexts)) == [[2048], [4096]]
-
-
-def test_widths_are_those_of_models_that_are_there() -> None:
-    assert set(INPUT_WIDTHS) <= set(groups()["model"])
-    for model in INPUT_WIDTHS:
-        assert literals("model", model)["name"] == model
