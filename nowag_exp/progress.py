@@ -12,7 +12,8 @@ from rich.text import Text
 
 from nowag_exp import interrupt
 
-Tick = Callable[[], None]
+Tick = Callable[..., None]
+"""Called after a step of a stage; given its number if steps end in another order than they began."""
 
 LOG_EVERY = 10.0
 """Seconds between two lines of a stage in the log, which tell how far a job came that was killed."""
@@ -57,6 +58,11 @@ class Reporter:
             disable=not _console.is_terminal or _console.quiet,
         )
 
+    @property
+    def draws(self) -> bool:
+        """Whether there are bars: on a terminal, unless silenced."""
+        return not self._bars.disable
+
     @contextmanager
     def live(self) -> Iterator[None]:
         """Show the bars while the body runs."""
@@ -80,10 +86,11 @@ class Reporter:
         done, started = 0, time.monotonic()
         logged = started
 
-        def tick() -> None:
+        def tick(step: int | None = None) -> None:
             nonlocal done, logged
             done, now = done + 1, time.monotonic()
-            self._bars.update(task, advance=steps[done - 1], count=f"{done}/{total}", last_tick=now - started)
+            weight = steps[done - 1 if step is None else step]
+            self._bars.update(task, advance=weight, count=f"{done}/{total}", last_tick=now - started)
             if now - logged >= LOG_EVERY:
                 log.info("%s: %d of %d", description, done, total)
                 logged = now

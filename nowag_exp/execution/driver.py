@@ -1,6 +1,6 @@
 """The experiments of a sweep through an executor, with progress and outcomes in the order of the sweep."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from nowag_exp import interrupt
 from nowag_exp.config import Experiment
@@ -22,7 +22,7 @@ def run_all(
     reporter: Reporter,
     group: str | None = None,
     executor: Executor = INLINE,
-    seconds: Sequence[float] | None = None,
+    seconds: Mapping[str, float] | None = None,
 ) -> list[Outcome]:
     """Run checked experiments grouped by model, each model in the order given.
 
@@ -32,27 +32,28 @@ def run_all(
         reporter: shows progress.
         group: name of the sweep, for the tracker.
         executor: runs them.
-        seconds: that each is expected to take, for the time left; ``None`` if that is not known.
+        seconds: that each is expected to take, by fingerprint, for the time left; ``None`` if that is not known.
 
     Raises:
         KeyboardInterrupt: if asked to stop, saying what is done.
     """
-    expected = dict(zip((one.fingerprint for one in experiments), seconds or [1.0] * len(experiments), strict=True))
     order = {experiment.model: None for experiment in experiments}
     grouped = [experiment for model in order for experiment in experiments if experiment.model == model]
-    weights = [expected[experiment.fingerprint] for experiment in grouped]
+    number = {experiment.fingerprint: number for number, experiment in enumerate(grouped)}
+    weights = None if seconds is None else [seconds[fingerprint] for fingerprint in number]
     outcomes: dict[str, Outcome] = {}
     with interrupt.graceful(), reporter.live(), reporter.stage("experiments", len(grouped), weights) as tick:
         try:
             for outcome in executor.run(grouped, bench, reporter, group):
-                outcomes[outcome.experiment.fingerprint] = outcome
+                fingerprint = outcome.experiment.fingerprint
+                outcomes[fingerprint] = outcome
                 say_outcome(outcome, f"[{len(outcomes)}/{len(grouped)}] ", reporter)
-                tick()
+                tick(number[fingerprint])
         except KeyboardInterrupt:
             done = sum(recorded(experiment) is not None for experiment in grouped)
             reporter.say(f"stopped: {done} of {len(grouped)} experiments are recorded")
             raise
-    return [outcomes[experiment.fingerprint] for experiment in grouped]
+    return [outcomes[fingerprint] for fingerprint in number]
 
 
 def say_outcome(outcome: Outcome, prefix: str, reporter: Reporter) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from nowag_exp.output import extension, write
 
 if TYPE_CHECKING:
+    from nowag_exp.config import Experiment
     from nowag_exp.execution import Executor
     from nowag_exp.experiment import Workbench
     from nowag_exp.progress import Reporter
@@ -42,7 +43,9 @@ def main(options: argparse.Namespace) -> int:
     planned = plan(options.name, what, bench)
     for line in [f"sweep {options.name}: {planned.describe()}", *planned.notes()]:
         reporter.say(line)
-    outcomes = run_all(planned.experiments, bench, reporter, options.name, executor)
+    # Jobs take seconds or hours: counted alike, they would tell no honest time left.
+    seconds = _expected(planned.experiments, bench) if reporter.draws else None
+    outcomes = run_all(planned.experiments, bench, reporter, options.name, executor, seconds)
     records = [outcome.record for outcome in outcomes if outcome.record]
     results = planned.experiments[0].paths.folder
     print(render(records, "text", results))
@@ -51,6 +54,15 @@ def main(options: argparse.Namespace) -> int:
     for outcome in failed:
         reporter.say(f"failed: {outcome.experiment.describe()}: {outcome.failure} (traceback in {outcome.log_file})")
     return 1 if failed else 0
+
+
+def _expected(experiments: "list[Experiment]", bench: "Workbench") -> dict[str, float] | None:
+    """Seconds that each is expected to take, by fingerprint; ``None`` if that of one is unknown."""
+    from nowag_exp.planning import forecast
+
+    jobs = forecast(experiments, experiments[0].paths.folder, bench).jobs
+    known = {job.experiment.fingerprint: job.seconds for job in jobs if job.seconds is not None}
+    return known if len(known) == len(jobs) else None
 
 
 def _search(name: str, overrides: list[str], executor: "Executor", bench: "Workbench", reporter: "Reporter") -> int:

@@ -1,0 +1,62 @@
+"""Bars, the time left that they tell, and what a log keeps of them."""
+
+import io
+import logging
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from nowag_exp import interrupt, progress
+from nowag_exp.progress import Remaining, Reporter
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Time that stands still until it is set."""
+    now = SimpleNamespace(seconds=100.0)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now.seconds)
+    return now
+
+
+def left(elapsed: float, last_tick: float, completed: float, total: float) -> str:
+    task = SimpleNamespace(elapsed=elapsed, total=total, completed=completed, fields={"last_tick": last_tick})
+    return Remaining().render(task).plain
+
+
+def test_time_left_is_the_mean_pace_and_goes_down_between_ticks() -> None:
+    assert left(0, 0, 0, 10) == "-:--:--", "nothing is known before the first step"
+    assert left(60, 60, 2, 10) == "0:04:00"
+    assert left(90, 60, 2, 10) == "0:03:30"
+    assert left(1000, 60, 2, 10) == "0:00:00", "late, but never less than nothing"
+
+
+def test_a_long_job_counts_for_more_than_a_short_one(monkeypatch: pytest.MonkeyPatch, clock: SimpleNamespace) -> None:
+    monkeypatch.setattr(progress, "_console", Console(file=io.StringIO(), force_terminal=True))
+    reporter = Reporter()
+    with reporter.stage("jobs", 3, weights=[1.0, 8.0, 1.0]) as tick:
+        clock.seconds += 5
+        tick(2)
+        (task,) = reporter._bars.tasks
+        assert (task.completed, task.total, task.fields["count"]) == (1.0, 10.0, "1/3")
+        clock.seconds += 40
+        tick(1)
+        assert (task.completed, task.fields["count"], task.fields["last_tick"]) == (9.0, "2/3", 45.0)
+
+
+def test_the_log_says_how_far_a_stage_came_but_not_each_step(
+    caplog: pytest.LogCaptureFixture, clock: SimpleNamespace
+) -> None:
+    with caplog.at_level(logging.INFO, "nowag_exp"), Reporter().stage("calibration: blocks", 30) as tick:
+        for _ in range(30):
+            clock.seconds += 4
+            tick()
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[:3] == ["calibration: blocks: 0 of 30", "calibration: blocks: 3 of 30", "calibration: blocks: 6 of 30"]
+    assert len(lines) == 11
+
+
+def test_a_step_is_where_one_stops_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupt, "requested", lambda: True)
+    with Reporter().stage("blocks", 2) as tick, pytest.raises(KeyboardInterrupt):
+        tick()
