@@ -148,26 +148,18 @@ class StatisticsShelf:
 
 
 class StoredStatistics:
-    """Kept statistics of each block in turn; those of a Hessian are read when their block is reached."""
+    """Kept statistics of the blocks; those of a Hessian are read when their block is reached."""
 
     def __init__(self, shelf: StatisticsShelf, needs: Needs) -> None:
-        self.shelf, self.needs, self.index = shelf, needs, 0
-        self._diagonals = shelf.diagonals() if needs is not Needs.HESSIAN else []
+        self.shelf = shelf
+        self._diagonals = shelf.diagonals() if needs is not Needs.HESSIAN else None
 
-    def __iter__(self) -> "StoredStatistics":
-        return self
-
-    def __next__(self) -> BlockStatistics:
-        if self.index == self.shelf.n_blocks:
-            raise StopIteration
-        self.index += 1
-        if self.needs is Needs.HESSIAN:
-            return self.shelf.hessian(self.index - 1)
-        return self._diagonals[self.index - 1]
+    def block(self, index: int) -> BlockStatistics:
+        """Of one block."""
+        return self.shelf.hessian(index) if self._diagonals is None else self._diagonals[index]
 
     def skip(self, index: int) -> None:
-        """Go past a block."""
-        self.index = index + 1
+        """Any block can be had at any time."""
 
 
 class StoredFactors:

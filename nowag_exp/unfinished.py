@@ -120,12 +120,15 @@ class Unfinished:
             self.store.save(self.kind, ACTIVATIONS, state)
 
     def activations(self) -> tuple[int, list[Tensor]] | None:
-        """The block that kept activations stand before, and these; ``None`` if a block before it is not kept."""
+        """The block that kept activations stand before, and these; ``None`` if a block before it is not kept whole.
+
+        These blocks are verified here: were one found damaged later, its statistics could not be had any more.
+        """
         stored = self.store.load(self.kind, ACTIVATIONS, self.ledger)
         if stored is None:
             return None
         index: int = stored.notes["index"]
-        if not all(self.store.path(self.kind, self._block(before)).is_file() for before in range(index)):
+        if any(self.store.load(self.kind, self._block(before), self.ledger) is None for before in range(index)):
             return None
         return index, unpack_walk(stored.tensors)
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,8 @@ def make(workplace: Path, tiny_run: list[str]):
 def die_at(monkeypatch: pytest.MonkeyPatch):
     """Be killed at the n-th step of any stage; returns how many steps there were."""
 
+    bench = Workbench()  # It gives each run the model with its original weights.
+
     def _die_at(experiment: Experiment, step: int | None) -> int:
         steps = 0
 
@@ -43,7 +46,7 @@ def die_at(monkeypatch: pytest.MonkeyPatch):
         with monkeypatch.context() as patch:
             patch.setattr(progress.interrupt, "check", check)
             try:
-                run_all([experiment], Workbench(), Reporter())
+                run_all([experiment], bench, Reporter())
             except Killed:
                 pass
         return steps
@@ -61,7 +64,7 @@ METHODS = [
     ("method=wanda", "calibration.n_sequences=3", "runtime.batch_tokens=64"),
     ("method=gptq", "method.bits=3", "method.propagate=dense"),
     ("method=sparsegpt", "method.block_size=64", "method.bits=4", "method.group_size=64"),
-    ("method=nowag_vq", "method.d=4", "method.bits=1"),
+    ("method=nowag_vq", "method.d=4", "method.bits=1", "method.iterations=2"),
 ]
 
 
@@ -145,18 +148,30 @@ def test_an_interrupted_calibration_goes_on_at_its_block(make, die_at, monkeypat
     assert record.costs.resumed
 
 
-def test_activations_without_their_blocks_are_not_used(make, die_at, workplace: Path) -> None:
-    """A block that is gone or damaged is compressed again, and with it all that follow from it."""
+@pytest.mark.parametrize("fault", ["gone", "flipped"])
+@pytest.mark.parametrize("name", ["block-00000", "block-00001", "activations", "evaluation.files"])
+def test_what_is_gone_or_damaged_is_made_again(make, die_at, workplace: Path, name: str, fault: str) -> None:
+    """A block, and with it all that follow from it."""
     experiment = make("method=gptq")
-    n_steps = die_at(experiment, None)
-    (expected,) = load_records(workplace / "results")
-    shutil.rmtree(workplace / "results")
-    die_at(experiment, n_steps - 2)  # All blocks are done; a window of the evaluation is not.
-    kept = workplace / "results" / "store" / "unfinished" / experiment.fingerprint
-    (kept / "block-00000.safetensors").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "save_record", lambda *args: (_ for _ in ()).throw(Killed))
+        die_at(experiment, None)
+    path = workplace / "results" / "store" / "unfinished" / experiment.fingerprint / f"{name}.safetensors"
+    content = bytearray(path.read_bytes())
+    if fault == "gone":
+        path.unlink()
+    else:
+        content[-3] ^= 1
+        path.write_bytes(content)
     die_at(experiment, None)
     (record,) = load_records(workplace / "results")
-    assert without_costs(record) == without_costs(expected)
+    damaged = [entry for entry in record.irregularities if entry.kind == "corrupted_store_entry"]
+    assert len(damaged) == (fault == "flipped")
+    shutil.rmtree(workplace / "results")
+    die_at(experiment, None)
+    (expected,) = load_records(workplace / "results")
+    found = replace(record, irregularities=[entry for entry in record.irregularities if entry not in damaged])
+    assert without_costs(found) == without_costs(expected)
 
 
 def test_quick_blocks_are_not_kept_unless_asked_to_stop(make, die_at, workplace: Path, monkeypatch) -> None:

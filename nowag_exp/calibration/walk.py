@@ -58,8 +58,8 @@ class CompressedBlock:
 class Statistics(Protocol):
     """Gives the statistics of each block in turn."""
 
-    def __next__(self) -> BlockStatistics:
-        """Of the next block."""
+    def block(self, index: int) -> BlockStatistics:
+        """Of this block, which is the next one."""
 
     def skip(self, index: int) -> None:
         """Go past a block whose statistics are not needed; its weights are what they will be."""
@@ -122,6 +122,17 @@ class Walk:
         else:
             self._stands = False
         return {site.name: accumulators[site.name].result(_names(self.model, index, site)) for site in SITES}
+
+    def block(self, index: int) -> BlockStatistics:
+        """Statistics of the block that the activations stand before, or of the one after it once that has its weights.
+
+        Raises:
+            NowagError: if they are past it.
+        """
+        self.settle()
+        if index != self.index:
+            raise NowagError(f"block {index}: its input is gone, as the walk is at block {self.index}; run it again")
+        return next(self)
 
     def skip(self, index: int) -> None:
         """Go past a block on the weights that it has now, unless the activations are past it already."""
@@ -198,7 +209,7 @@ def compress(
 
 def _compress_block(model: CausalLM, index: int, method: Method, statistics: Statistics | None) -> CompressedBlock:
     started, ledger = time.perf_counter(), Ledger()
-    block_statistics = None if statistics is None else next(statistics)
+    block_statistics = None if statistics is None else statistics.block(index)
     found: dict[str, CompressedWeight] = {}
     for site in SITES:
         weights = {name: linear.weight.data for name, linear in model.linears(index, site).items()}
