@@ -26,13 +26,17 @@ def checkpoint_bytes(experiment: Experiment, sizes: Architecture) -> float:
 @functools.cache
 def stored_bytes(method: Method, shape: tuple[int, int], dtype: str) -> int:
     """Of one compressed linear."""
-    small = slice_shape(method, shape)
-    quick = replace(method, iterations=1, restarts=1) if isinstance(method, VectorQuantizer) else method
+    quick = method
+    if isinstance(method, VectorQuantizer):  # Two codewords are enough to see the layout.
+        quick = replace(method, iterations=1, restarts=1, bits=1 / method.d)
+    small = slice_shape(quick, shape)
     with torch.inference_mode(), torch.random.fork_rng(devices=[]):
         weight = torch.randn(small).to(getattr(torch, dtype))
         seen = made_up_statistics(method, small[1], torch.device("cpu"))
         compressed = quick.compress({"linear": weight}, seen, Ledger())["linear"]
     layout = {**compressed.layout(), "d_out": shape[0], "d_in": shape[1]}
+    if isinstance(method, VectorQuantizer):
+        layout["index_bits"] = method.index_bits
     if "n_kept" in layout:
         layout["n_kept"] = round(layout["n_kept"] * math.prod(shape) / math.prod(small))
     if "group_size" in layout and getattr(method, "group_size", None) is None:
