@@ -31,7 +31,6 @@ def make(workplace: Path, tiny_run: list[str]):
 @pytest.fixture
 def die_at(monkeypatch: pytest.MonkeyPatch):
     """Be killed at the n-th step of any stage; returns how many steps there were."""
-
     bench = Workbench()  # It gives each run the model with its original weights.
 
     def _die_at(experiment: Experiment, step: int | None) -> int:
