@@ -58,7 +58,7 @@ def compose(overrides: list[str], name: str = CONFIG_NAME) -> dict[str, Any]:
 
 def split_execution(overrides: list[str]) -> tuple[list[str], list[str]]:
     """Overrides that say how to run (``executor=ray``), and those that say what."""
-    how = [text for text in overrides if re.match(r"executor[=.]", text)]
+    how = [text for text in overrides if re.match(r"\+{0,2}executor[=.]", text)]
     return how, [text for text in overrides if text not in how]
 
 

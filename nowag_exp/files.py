@@ -2,9 +2,12 @@
 
 import errno
 import functools
+import glob
 import hashlib
 import os
+import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -48,7 +51,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
     A reader sees the old file or the whole new one, also after a power cut (the file is fsynced before the rename).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    _remove_left_behind(path)
+    prefix = f".{path.name}.{os.getpid()}@{socket.gethostname()}."
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=".tmp")
     os.close(handle)
     temporary = Path(name)
     try:
@@ -60,6 +65,24 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_left_behind(path: Path) -> None:
+    """Remove what processes of this machine that are no more were writing under this name."""
+    for left_behind in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        owner = re.fullmatch(r"(\d+)@(.+)\.\w+\.tmp", left_behind.name.removeprefix(f".{path.name}."))
+        if owner and owner[2] == socket.gethostname() and not _is_running(int(owner[1])):
+            left_behind.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # Somebody else's.
+    return True
 
 
 @contextmanager

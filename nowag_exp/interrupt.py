@@ -3,7 +3,7 @@
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -31,17 +31,24 @@ def check() -> None:
 
 
 @contextmanager
-def graceful() -> Iterator[None]:
+def graceful(signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)) -> Iterator[None]:
     """While the body runs, the first signal only asks; does nothing outside the main thread, which gets no signals.
 
-    Ray and Slurm end a job by SIGTERM, a terminal by SIGINT.
+    Not to be nested: the request is forgotten at the end.
+
+    Args:
+        signals: that ask. A terminal sends SIGINT; Ray and others end a job by SIGTERM.
+
+    Raises:
+        KeyboardInterrupt: at the end of the body, if it was asked to stop and had no step left to do so.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, _ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, _ask) for number in signals}
     try:
         yield
+        check()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

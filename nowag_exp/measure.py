@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -61,13 +62,19 @@ class Evaluator:
             return
         store, identity = Store(self._experiment.paths.folder / "store"), self._experiment.model.identity()
         if self._evaluation.perplexities:
+            kept: list[float] = []
+            n_windows = 0
             with self._meter.stage("reference"):
                 for text in self._evaluation.perplexities:
                     tokens = self._tokens(text.key)
-                    kept = DenseStates(store, identity, tokens.sha256, self._ledger)
+                    states = DenseStates(store, identity, tokens.sha256, self._ledger)
                     with self._reporter.stage(f"dense model, {text.protocol}: windows", len(tokens.ids)) as tick:
-                        kept.prepare(model, tokens.ids, self._experiment.batch_size(text), tick)
-                    self._dense_states[text.key] = kept
+                        kept += states.prepare(model, tokens.ids, self._experiment.batch_size(text), tick)
+                    n_windows += len(tokens.ids)
+                    self._dense_states[text.key] = states
+                self._meter.add_earlier("reference", sum(kept))
+            if len(kept) == n_windows:
+                self._meter.stages["reference"] = replace(self._meter.stages["reference"], reused=True)
         if self._evaluation.zero_shot:
             with self._meter.stage("reference_items"):
                 outcomes = DenseOutcomes(store, identity, self._ledger)

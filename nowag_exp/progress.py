@@ -13,7 +13,10 @@ from rich.text import Text
 from nowag_exp import interrupt
 
 Tick = Callable[..., None]
-"""Called after a step of a stage; given its number if steps end in another order than they began."""
+"""Called after a step of a stage.
+
+Given ``step``, its number, if steps end in another order than they began; and ``known=True`` if it was done before.
+"""
 
 LOG_EVERY = 10.0
 """Seconds between two lines of a stage in the log, which tell how far a job came that was killed."""
@@ -33,14 +36,17 @@ def note(line: str) -> None:
 
 
 class Remaining(ProgressColumn):
-    """Time left at the mean pace so far; counted down between ticks, which may be minutes apart."""
+    """Time left at the mean pace so far; counted down between ticks, which may be minutes apart.
+
+    Steps that were done before this run are no part of the pace.
+    """
 
     def render(self, task: Task) -> Text:
         """``0:12:30``, or dashes before the first tick."""
-        elapsed, last = task.elapsed or 0.0, task.fields["last_tick"]
-        if not task.total or not task.completed or not last:
+        elapsed, last, done = task.elapsed or 0.0, task.fields["last_tick"], task.completed - task.fields["known"]
+        if not task.total or not done or not last:
             return Text("-:--:--", style="progress.remaining")
-        left = (task.total - task.completed) * last / task.completed - (elapsed - last)
+        left = (task.total - task.completed) * last / done - (elapsed - last)
         return Text(str(timedelta(seconds=max(0, int(left)))), style="progress.remaining")
 
 
@@ -80,17 +86,20 @@ class Reporter:
             total: number of steps.
             weights: how long each step takes compared with the others, for the time left; ``None`` for all alike.
         """
-        steps = list(weights) if weights is not None and sum(weights) > 0 else [1.0] * total
-        task = self._bars.add_task(description, total=sum(steps), count=f"0/{total}", last_tick=0.0)
+        steps = weights if weights is not None and sum(weights) > 0 else None
+        whole = total if steps is None else sum(steps)
+        task = self._bars.add_task(description, total=whole, count=f"0/{total}", last_tick=0.0, known=0.0)
         log.info("%s: 0 of %d", description, total)
-        done, started = 0, time.monotonic()
+        done, taken_over, started = 0, 0.0, time.monotonic()
         logged = started
 
-        def tick(step: int | None = None) -> None:
-            nonlocal done, logged
+        def tick(step: int | None = None, known: bool = False) -> None:
+            nonlocal done, taken_over, logged
+            weight = 1.0 if steps is None else steps[done if step is None else step]
             done, now = done + 1, time.monotonic()
-            weight = steps[done - 1 if step is None else step]
-            self._bars.update(task, advance=weight, count=f"{done}/{total}", last_tick=now - started)
+            taken_over += weight if known else 0.0
+            count, last = f"{done}/{total}", now - started
+            self._bars.update(task, advance=weight, count=count, last_tick=last, known=taken_over)
             if now - logged >= LOG_EVERY:
                 log.info("%s: %d of %d", description, done, total)
                 logged = now

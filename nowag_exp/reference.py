@@ -1,5 +1,6 @@
 """What the dense model gives on the evaluation's tokens, made once for all experiments that are held against it."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -17,8 +18,8 @@ from nowag_exp.progress import Tick
 from nowag_exp.records.items import from_parquet, to_parquet
 from nowag_exp.records.store import Store, Stored, content_key
 
-VERSION = 1
-"""Raised when the same model and tokens would give other states or answers."""
+VERSION = 2
+"""Raised when the same model and tokens would give other states or answers, or entries hold something else."""
 
 ENTRY_BYTES = 2**26
 """States of one store entry; at least one window."""
@@ -43,18 +44,29 @@ class DenseStates:
         self.store, self.ledger = store, ledger
         self._inputs = {"version": VERSION, "model": model, "tokens": tokens}
 
-    def prepare(self, model: CausalLM, ids: Int64[Tensor, "windows context"], batch_size: int, tick: Tick) -> None:
+    def prepare(
+        self, model: CausalLM, ids: Int64[Tensor, "windows context"], batch_size: int, tick: Tick
+    ) -> list[float]:
         """Compute what is not kept; the model must be the dense one.
 
         Every entry is verified now: after the compression the dense model is no more.
+
+        Returns:
+            Of each window that was kept, the seconds that it took when it was computed.
         """
+        kept: list[float] = []
         with self.store.lock(self.kind, content_key(self._inputs)):
             for index, windows in enumerate(self._split(model, ids)):
-                if self.store.load(self.kind, self._key(index), self.ledger) is None:
+                stored, started = self.store.load(self.kind, self._key(index), self.ledger), time.perf_counter()
+                if stored is not None:
+                    kept += [stored.notes["seconds"] / len(windows)] * len(windows)
+                else:
                     states = torch.stack(list(last_states(model, windows, batch_size))).cpu()
-                    self.store.save(self.kind, self._key(index), Stored({"states": states.contiguous()}, {}))
+                    notes = {"seconds": time.perf_counter() - started}
+                    self.store.save(self.kind, self._key(index), Stored({"states": states.contiguous()}, notes))
                 for _ in windows:
-                    tick()
+                    tick(known=stored is not None)
+        return kept
 
     def windows(
         self, model: CausalLM, ids: Int64[Tensor, "windows context"]

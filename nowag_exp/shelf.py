@@ -64,9 +64,9 @@ class StatisticsShelf:
                 notes = {name: getattr(cost, name) for name in ("seconds", "peak_bytes", "peak_gpu_bytes")}
                 for kind in {needs, Needs.DIAGONAL}:
                     self.store.save("statistics", self._key(kind), Stored(to_tensors(diagonals), notes))
-                self.store.remove("walks", self._key(needs))
             else:
                 meter.stages["calibration"] = cost
+            self.store.remove("walks", self._key(needs))
         return StoredStatistics(self, needs)
 
     def _collect(
@@ -90,7 +90,7 @@ class StatisticsShelf:
             diagonals, earlier = from_tensors(stored.tensors, passing.index), stored.notes["seconds"]
             meter.take_over("calibration", earlier)
             for _ in diagonals:
-                tick()
+                tick(known=True)
         passing = passing or walk(model, ids, batch_size, "dense", needs)
         clock = Clock(save_every)
         for block in passing:
@@ -105,9 +105,9 @@ class StatisticsShelf:
         return diagonals
 
     def _has_second_moments(self, needs: Needs, n_blocks: int) -> bool:
-        """Of the first blocks, if they are needed."""
+        """Whether those of the first blocks are kept whole, if they are needed."""
         return needs is not Needs.HESSIAN or all(
-            self.store.path("second_moments", self._key(needs, index)).is_file() for index in range(n_blocks)
+            self.store.load("second_moments", self._key(needs, index), self.ledger) for index in range(n_blocks)
         )
 
     def _kept(self, needs: Needs) -> StageCost | None:

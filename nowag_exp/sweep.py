@@ -20,7 +20,7 @@ from nowag_exp.records.store import content_key
 KEYS = ("base", "axes", "seeds", "models", "unfit", "search")
 UNFIT = ("error", "skip")
 
-NOT_IN_A_TABLE = re.compile(r"(paths|executor|runtime|tracking|checkpoint)[.=]")
+NOT_IN_A_TABLE = re.compile(r"\+{0,2}(paths|executor|runtime|tracking|checkpoint)[.=]")
 """Overrides that change no number of a table."""
 
 SHOWN = 3
@@ -197,7 +197,7 @@ def _some(jobs: list[str]) -> str:
 def _shortened(jobs: list[list[str]]) -> list[str]:
     """Each job by those of its overrides that not all jobs have."""
     common = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
-    return [" ".join(text for text in job if text not in common) for job in jobs]
+    return [" ".join(text for text in job if text not in common) or "the one without overrides" for job in jobs]
 
 
 def expand(name: str, overrides: list[str]) -> list[list[str]]:

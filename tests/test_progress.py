@@ -19,8 +19,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return now
 
 
-def left(elapsed: float, last_tick: float, completed: float, total: float) -> str:
-    task = SimpleNamespace(elapsed=elapsed, total=total, completed=completed, fields={"last_tick": last_tick})
+def left(elapsed: float, last_tick: float, completed: float, total: float, known: float = 0) -> str:
+    fields = {"last_tick": last_tick, "known": known}
+    task = SimpleNamespace(elapsed=elapsed, total=total, completed=completed, fields=fields)
     return Remaining().render(task).plain
 
 
@@ -29,6 +30,8 @@ def test_time_left_is_the_mean_pace_and_goes_down_between_ticks() -> None:
     assert left(60, 60, 2, 10) == "0:04:00"
     assert left(90, 60, 2, 10) == "0:03:30"
     assert left(1000, 60, 2, 10) == "0:00:00", "late, but never less than nothing"
+    assert left(0.1, 0.1, 20, 32, known=20) == "-:--:--", "what an interrupted run did says nothing about the pace"
+    assert left(2, 2, 21, 32, known=20) == "0:00:22"
 
 
 def test_a_long_job_counts_for_more_than_a_short_one(monkeypatch: pytest.MonkeyPatch, clock: SimpleNamespace) -> None:

@@ -203,7 +203,7 @@ def compress(
             statistics.skip(index)
         elif finished is not None:
             finished.put(index, block, statistics)
-        tick()
+        tick(known=known is not None)
     return report
 
 

@@ -1,6 +1,6 @@
 """The experiments of a sweep through an executor, with progress and outcomes in the order of the sweep."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from nowag_exp import interrupt
 from nowag_exp.config import Experiment
@@ -8,7 +8,7 @@ from nowag_exp.execution.base import Executor
 from nowag_exp.execution.inline import Inline
 from nowag_exp.experiment import Workbench, recorded
 from nowag_exp.progress import Reporter
-from nowag_exp.runner import Outcome
+from nowag_exp.runner import Outcome, run_logged
 
 INLINE = Inline(name="inline")
 
@@ -44,7 +44,7 @@ def run_all(
     outcomes: dict[str, Outcome] = {}
     with interrupt.graceful(), reporter.live(), reporter.stage("experiments", len(grouped), weights) as tick:
         try:
-            for outcome in executor.run(grouped, bench, reporter, group):
+            for outcome in _outcomes(grouped, executor, bench, reporter, group):
                 fingerprint = outcome.experiment.fingerprint
                 outcomes[fingerprint] = outcome
                 say_outcome(outcome, f"[{len(outcomes)}/{len(grouped)}] ", reporter)
@@ -54,6 +54,20 @@ def run_all(
             reporter.say(f"stopped: {done} of {len(grouped)} experiments are recorded")
             raise
     return [outcomes[fingerprint] for fingerprint in number]
+
+
+def _outcomes(
+    experiments: list[Experiment], executor: Executor, bench: Workbench, reporter: Reporter, group: str | None
+) -> Iterator[Outcome]:
+    """Those that are recorded first: no engine is started for what computes nothing."""
+    to_run = []
+    for experiment in experiments:
+        if recorded(experiment):
+            yield run_logged(experiment, bench, reporter, group)
+        else:
+            to_run.append(experiment)
+    if to_run:
+        yield from executor.run(to_run, bench, reporter, group)
 
 
 def say_outcome(outcome: Outcome, prefix: str, reporter: Reporter) -> None:

@@ -1,6 +1,8 @@
 """A job as another process gets it: plain data in, one line out."""
 
 import os
+import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,16 @@ class Job:
         return cls(experiment.config, experiment.fingerprint, str(Path.cwd()), group)
 
 
-def run_job(job: Job) -> str | None:
+STOPPED = 130
+"""Exit code of a process that was asked to stop."""
+
+
+def run_job(job: Job, signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)) -> str | None:
     """Run a job in this process, which does nothing else; returns why it failed, if it did.
+
+    Args:
+        job: to run.
+        signals: that ask it to stop.
 
     Raises:
         KeyboardInterrupt: if this process was asked to stop; what was done is kept.
@@ -43,12 +53,12 @@ def run_job(job: Job) -> str | None:
     from nowag_exp.progress import Reporter
     from nowag_exp.runner import run_logged
 
-    os.chdir(job.folder)
     try:
+        os.chdir(job.folder)
         experiment = build_experiment(job.config)
         if experiment.fingerprint != job.fingerprint:
             raise NowagError("its model or texts changed since the sweep was started; run the same command again")
-        with interrupt.graceful():
+        with interrupt.graceful(signals):
             return run_logged(experiment, Workbench(), Reporter(), job.group).failure
-    except Exception as error:  # Of the building: a failed experiment is an outcome already.
+    except Exception as error:  # Before it ran: a failed experiment is an outcome already.
         return one_line(error)

@@ -1,5 +1,6 @@
 """A process a job on this machine, started afresh, so that a crash or a leak is the job's own."""
 
+import itertools
 import json
 import os
 import signal
@@ -17,8 +18,7 @@ from nowag_exp import interrupt
 from nowag_exp.config import Experiment
 from nowag_exp.errors import RequestError
 from nowag_exp.execution.base import Executor, crashed, ended, free_first
-from nowag_exp.execution.job import Job
-from nowag_exp.execution.worker import STOPPED
+from nowag_exp.execution.job import STOPPED, Job
 from nowag_exp.experiment import DEFAULT_THREADS, Workbench
 from nowag_exp.progress import Reporter
 from nowag_exp.runner import Outcome, log_file_of
@@ -95,6 +95,19 @@ class _Process:
         self._stopped = False
 
     def run(self) -> Outcome:
+        """Start it and wait for its end; that this cannot be done is an outcome too."""
+        try:
+            code, answer = self._run()
+        except OSError as error:
+            return crashed(self.experiment, f"it could not be started ({error})")
+        if code:
+            return crashed(self.experiment, _reason(code))
+        try:
+            return ended(self.experiment, json.loads(answer)["failure"])
+        except ValueError:
+            return crashed(self.experiment, "it ended without an answer; something in it called exit")
+
+    def _run(self) -> tuple[int, str]:
         log_file, place = log_file_of(self.experiment), self.places.get()
         log_file.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -122,9 +135,7 @@ class _Process:
             self.stop()
         finally:
             self.places.put(place)
-        if code == 0:
-            return ended(self.experiment, json.loads(answer)["failure"])
-        return crashed(self.experiment, _reason(code))
+        return code, answer
 
     def stop(self) -> None:
         """Ask it to stop after the current block, and wait for that."""
@@ -152,10 +163,13 @@ def _reason(code: int) -> str:
 
 def _gpus() -> list[str]:
     """Names of the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` has them."""
+    if not torch.cuda.is_available():
+        return []
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return [name for name in chosen.split(",") if name.strip()]
-    return [str(number) for number in range(torch.cuda.device_count())]
+    if chosen is None:
+        return [str(number) for number in range(torch.cuda.device_count())]
+    names = [name.strip() for name in chosen.split(",")]
+    return list(itertools.takewhile(lambda name: name and not name.startswith("-"), names))  # As CUDA reads it.
 
 
 def _environment(gpu: str | None, n_workers: int) -> dict[str, str]:

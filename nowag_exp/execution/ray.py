@@ -87,6 +87,8 @@ class Ray(Executor):
         import ray
 
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Its announced default; it warns otherwise.
+        # Otherwise it starts a job that runs out of memory again and again, for ever.
+        os.environ.setdefault("RAY_task_oom_retries", str(self.retries))
         try:
             ray.init(
                 address=self.address, ignore_reinit_error=True, log_to_driver=False, logging_level="error",

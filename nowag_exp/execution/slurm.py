@@ -2,10 +2,13 @@
 
 import itertools
 import shutil
+import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import torch
 
 from nowag_exp import interrupt
 from nowag_exp.config import Experiment
@@ -22,11 +25,16 @@ if TYPE_CHECKING:
     import submitit
 
 
+MOST_TIMEOUTS = 1000
+"""Times that a job may run out of time and be queued again: each time it has come further."""
+
+
 class Task:
     """A job that Slurm can queue again: one that ran out of time or was preempted goes on where it stopped."""
 
     def __call__(self, job: Job) -> str | None:
-        return run_job(job)
+        # SIGTERM is for submitit, which asks for a new submission when Slurm takes the machine away.
+        return run_job(job, (signal.SIGINT,))
 
     def checkpoint(self, job: Job) -> "submitit.helpers.DelayedSubmission":
         """What submitit is to submit when Slurm takes the machine away."""
@@ -42,8 +50,8 @@ class Slurm(Executor):
     Results must be on a file system that all nodes share.
 
     Attributes:
-        cluster: ``slurm``, or ``local`` to run the same on this machine, all jobs at once, without any Slurm.
-        parallel: jobs of the array that run at a time.
+        cluster: ``slurm``, or ``local`` to run the same on this machine without any Slurm, to try it.
+        parallel: jobs that run at a time; one on a ``local`` cluster with GPUs, where nothing would keep them apart.
         cpus: of a job.
         gpus: of a job.
         memory_gb: of a job.
@@ -83,6 +91,8 @@ class Slurm(Executor):
         waiting, running = iter(experiments), list[tuple["submitit.Job[Any]", Experiment]]()
         # A list becomes one array, whose size Slurm limits by itself; of anything else as many as may run at a time.
         limit = len(experiments) if isinstance(experiments, Sequence) else self.parallel
+        if self.cluster == "local":
+            limit = 1 if self.gpus and torch.cuda.is_available() else self.parallel
         try:
             while True:
                 if batch := list(itertools.islice(waiting, limit - len(running))):
@@ -99,6 +109,8 @@ class Slurm(Executor):
         except BaseException:
             for job, _ in running:
                 job.cancel(check=False)
+            if running:
+                reporter.say(f"{self.cluster}: cancelled {len(running)} jobs; they go on from what they kept last")
             raise
 
     def _submit(
@@ -112,7 +124,7 @@ class Slurm(Executor):
         import submitit
 
         folder = Path(experiment.paths.folder.absolute()) / "logs" / "slurm"
-        engine = submitit.AutoExecutor(folder=folder, cluster=self.cluster)
+        engine = submitit.AutoExecutor(folder=folder, cluster=self.cluster, slurm_max_num_timeout=MOST_TIMEOUTS)
         common = {
             "timeout_min": self.minutes,
             "gpus_per_node": self.gpus,

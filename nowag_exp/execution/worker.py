@@ -11,13 +11,11 @@ import os
 import sys
 import threading
 
-STOPPED = 130
-
 
 def main() -> int:
     """Run the job; the exit code is 0 if it has ended, well or not."""
     from nowag_exp import interrupt
-    from nowag_exp.execution.job import Job, run_job
+    from nowag_exp.execution.job import STOPPED, Job, run_job
 
     faulthandler.enable()  # A segmentation fault leaves its traceback in the log.
     answer = os.fdopen(os.dup(sys.stdout.fileno()), "w")

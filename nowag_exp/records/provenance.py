@@ -86,6 +86,7 @@ class CostMeter:
         self._started_at = _now()
         self.stages: dict[str, StageCost] = {}
         self._earlier: dict[str, float] = {}
+        self._resumed = False
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -97,12 +98,17 @@ class CostMeter:
         self.stages[name] = StageCost(round(seconds, 3), _peak_resident(), _peak_gpu())
 
     def take_over(self, name: str, seconds: float) -> None:
-        """Count the work of an interrupted run, which need not be done again; called within its stage."""
+        """Count the work of an interrupted run of this experiment, which need not be done again; within its stage."""
+        self._resumed = True
+        self.add_earlier(name, seconds)
+
+    def add_earlier(self, name: str, seconds: float) -> None:
+        """Count work that was done before, for this experiment or another; called within its stage."""
         self._earlier[name] = self._earlier.get(name, 0.0) + seconds
 
     def finish(self) -> Costs:
         """All stages so far."""
-        return Costs(self._started_at, _now(), dict(self.stages), resumed=bool(self._earlier))
+        return Costs(self._started_at, _now(), dict(self.stages), resumed=self._resumed)
 
 
 def _now() -> str:

@@ -87,7 +87,7 @@ class Search:
         n_trials = self.request.trials
         with interrupt.graceful(), self._reporter.live(), self._reporter.stage("trials", n_trials) as tick:
             for _ in range(self._n_counted()):
-                tick()
+                tick(known=True)
             for outcome in executor.run(self.experiments(), self._bench, self._reporter, self.request.name):
                 self.tell(outcome)
                 tick()

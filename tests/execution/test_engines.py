@@ -1,18 +1,21 @@
 """The same sweep through every engine: the same records; and what each does when a job dies or somebody stops it."""
 
+import io
 import json
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from nowag_exp.compose import compose
-from nowag_exp.config import build_experiment
+from nowag_exp.compose import EXECUTION_NAME, compose, split_execution
+from nowag_exp.config import build, build_experiment
 from nowag_exp.errors import RequestError
 from nowag_exp.execution import Executor, build_executor, processes, run_all
+from nowag_exp.execution.job import Job, run_job
 from nowag_exp.experiment import Workbench
 from nowag_exp.progress import Reporter
 
@@ -141,8 +144,6 @@ class FakeProcess:
     seen: list[tuple[str, list[str]]] = []
 
     def __init__(self, command: list[str], env: dict[str, str], **rest: object) -> None:
-        import io
-
         self.gpu = env["CUDA_VISIBLE_DEVICES"]
         self.seen.append((self.gpu, list(self.running)))
         self.running.append(self.gpu)
@@ -155,6 +156,7 @@ class FakeProcess:
 
 
 def test_each_process_has_a_gpu_to_itself(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes.torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,7")
     monkeypatch.setattr(processes, "subprocess", SimpleNamespace(Popen=FakeProcess, PIPE=None))
     jobs = [make("method=magnitude", f"method.sparsity=0.{n}") for n in range(1, 8)]
@@ -197,3 +199,46 @@ def test_an_engine_that_is_not_installed_names_the_extra(
     monkeypatch.setattr(extras.importlib.util, "find_spec", lambda wanted: None)
     with pytest.raises(RequestError, match=rf"executor={name}: needs {module}, .* pip install 'nowag-exp\[sweep\]'"):
         build_executor([f"executor={name}"])
+
+
+def test_slurms_own_parameters_can_be_given() -> None:
+    how, what = split_execution(["executor=slurm", "+executor.parameters.partition=gpu", "method=wanda"])
+    assert what == ["method=wanda"]
+    node = compose(how, EXECUTION_NAME)["executor"]
+    assert build(node, "executor", Executor).parameters == {"partition": "gpu"}
+
+
+@pytest.mark.parametrize(("visible", "names"), [("3,7", ["3", "7"]), ("-1", []), ("0,-1,2", ["0"]), ("", [])])
+def test_gpus_are_those_that_cuda_shows(visible: str, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert processes._gpus() == names
+
+
+def silent(*args: object, **rest: object) -> SimpleNamespace:
+    return SimpleNamespace(stdin=io.StringIO(), stdout=io.StringIO(""), wait=lambda: 0)
+
+
+def no_memory(*args: object, **rest: object) -> None:
+    raise OSError("Cannot allocate memory")
+
+
+@pytest.mark.parametrize(("start", "reason"), [(silent, "ended without an answer"), (no_memory, "not be started")])
+def test_a_process_that_ends_oddly_is_one_failed_job(make, monkeypatch: pytest.MonkeyPatch, start, reason: str) -> None:
+    monkeypatch.setattr(processes, "subprocess", SimpleNamespace(Popen=start, PIPE=None))
+    jobs = [make("method=magnitude"), make("method=dense")]
+    outcomes = run_all(jobs, Workbench(), Reporter(), None, build_executor(["executor=processes"]))
+    assert all(outcome.crashed and reason in outcome.failure for outcome in outcomes)
+
+
+def test_what_is_recorded_starts_no_engine(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [make("method=magnitude"), make("method=dense")]
+    run_all(jobs[:1], Workbench(), Reporter())
+    monkeypatch.setattr(processes, "subprocess", SimpleNamespace(Popen=FakeProcess, PIPE=None))
+    outcomes = run_all(jobs, Workbench(), Reporter(), None, build_executor(["executor=processes"]))
+    assert [outcome.failure for outcome in outcomes] == [None, "fake"]
+
+
+def test_a_folder_that_a_worker_cannot_see_is_named(make, tmp_path: Path) -> None:
+    job = replace(Job.of(make("method=dense"), None), folder=str(tmp_path / "gone"))
+    assert str(tmp_path / "gone") in str(run_job(job))
