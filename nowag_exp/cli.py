@@ -28,7 +28,12 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments:
         parser.print_help()
         return 2
-    options = parser.parse_args(arguments)
+    options, strange = parser.parse_known_args(arguments)
+    if strange:
+        hint = "; options come after all NAME and KEY=VALUE" if not strange[0].startswith("-") else ""
+        parser.exit(
+            2, f"nowag-exp {arguments[0]}: {strange[0]}: no such argument{hint}; see nowag-exp {arguments[0]} -h\n"
+        )
     return _guarded(lambda: options.verb(options))
 
 

@@ -12,6 +12,9 @@ SOURCES = {
     "nothing to do": "-",
     "unknown": "unknown",
 }
+ELSEWHERE = (
+    "Times are of this machine's CPU, where 16-bit arithmetic may be slow; plan on the machine that has the GPU."
+)
 HONESTY = (
     "Time: from costs of records it may be off by a factor of 1.5, measured here by 2.5; loading a model and drawing "
     "tokens are not counted.",
@@ -44,6 +47,8 @@ def render_forecast(forecast: Forecast) -> str:
         f"in all: {n_to_run} of {len(forecast.jobs)} jobs to run, {about_seconds(forecast.seconds)} one after the "
         f"other on {forecast.device}; {', '.join(f'{about_bytes(size)} of {what}' for what, size in sizes.items())}"
     )
+    if "CPU" in forecast.device and forecast.downloads:
+        lines.append(ELSEWHERE)
     return "\n".join([*lines, *HONESTY]) + "\n"
 
 

@@ -111,6 +111,8 @@ def plan_jobs(table: Table, request: Request) -> Plan:
     Raises:
         RequestError: if the selection names what no row has.
     """
+    if not table.rows:  # Its notes say why; no selection finds more.
+        return Plan([], [])
     jobs: dict[tuple[str, ...], list[tuple[dict[str, Choice], list[Published]]]] = {}
     left_out: list[tuple[Published, str]] = []
     for row in select(table.rows, request.selection, f"table {table.name}"):

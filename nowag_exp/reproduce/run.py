@@ -7,7 +7,7 @@ from nowag_exp.config import Experiment
 from nowag_exp.errors import ConfigError, RequestError
 from nowag_exp.execution import Executor, run_all
 from nowag_exp.experiment import Workbench, check, choose_device, recorded
-from nowag_exp.files import locked
+from nowag_exp.files import require_writable
 from nowag_exp.progress import Reporter
 from nowag_exp.published import load_published
 from nowag_exp.records.record import RunRecord, record_path
@@ -72,8 +72,7 @@ def _missing(experiment: Experiment, bench: Workbench, without: dict[str, str]) 
     """What a check finds missing; the settings of this machine are checked first, since they are the request's own."""
     choose_device(experiment)
     experiment.tracking.check()
-    with locked(record_path(experiment.paths.folder, experiment.fingerprint)):
-        pass
+    require_writable(record_path(experiment.paths.folder, experiment.fingerprint))
     try:
         bench.architecture(experiment)
     except ConfigError:

@@ -160,6 +160,9 @@ def _not_run(trials: Sequence[Trial]) -> list[str]:
         lines += [f"  {n} x {reason}" for reason, n in reasons.most_common(MOST_REASONS)]
         if len(reasons) > MOST_REASONS:
             lines.append(f"  and {len(reasons) - MOST_REASONS} other reasons")
+    n_repeated = sum(trial.outcome == "repeated" for trial in trials)
+    if n_repeated:
+        lines.append(f"{n_repeated} suggestions were an earlier one over again and were not run")
     for trial in trials:
         if trial.outcome == "failed":
             lines.append(f"trial {trial.number}, {' '.join(overrides(trial.values))}: failed, {trial.reason}")

@@ -10,7 +10,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's own arguments."""
     parser.add_argument("first", metavar="A", help="a fingerprint, its first digits, or a record's file")
     parser.add_argument("second", metavar="B", help="likewise")
-    parser.add_argument("overrides", nargs="*", metavar="paths.results=DIR", help="default: results")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="paths.results=DIR", help="default: results")
 
 
 def main(options: argparse.Namespace) -> int:

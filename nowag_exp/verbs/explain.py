@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--attribute", action="store_true", help="run A with one setting of B at a time, and attribute the gap"
     )
-    parser.add_argument("overrides", nargs="*", metavar="paths.results=DIR", help="default: results")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="paths.results=DIR", help="default: results")
 
 
 def main(options: argparse.Namespace) -> int:

@@ -11,7 +11,11 @@ EPILOG = "NOWAG_EXP_CACHE moves the folder that these go to; the Hugging Face hu
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's own arguments."""
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help="a model, calibration or evaluation; default: the packaged ones"
+        "names",
+        nargs="*",
+        default=[],
+        metavar="NAME",
+        help="a model, calibration or evaluation; default: the packaged ones",
     )
 
 

@@ -13,7 +13,7 @@ EPILOG = "example: nowag-exp plan pruning_table model=llama2_7b"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's own arguments."""
     parser.add_argument("name", metavar="NAME", help="a file in sweeps/, without .yaml")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for nowag-exp sweep")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="as for nowag-exp sweep")
 
 
 def main(options: argparse.Namespace) -> int:

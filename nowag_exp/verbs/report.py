@@ -13,7 +13,7 @@ EPILOG = "example: nowag-exp report --out paper   (then open paper/index.html; f
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's own arguments."""
     parser.add_argument("--out", metavar="DIR", type=Path, help="default: the results folder's report/")
-    parser.add_argument("overrides", nargs="*", metavar="paths.results=DIR", help="default: results")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="paths.results=DIR", help="default: results")
 
 
 def main(options: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nowag_exp.config import Experiment
+    from nowag_exp.reproduce.run import Prepared
 
 HELP = "run what a published table takes, and compare"
 EPILOG = (
@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides",
         nargs="*",
+        default=[],
         metavar="KEY=VALUE",
         help="choose rows (model=a,b method=wanda), or set paths.results, data_dir, tracking, runtime, seeds, executor",
     )
@@ -46,8 +47,10 @@ def main(options: argparse.Namespace) -> int:
     from nowag_exp.reproduce.run import execute, judge_all, look, prepare
 
     table, request = load_table(options.table), parse_request(options.overrides)
-    if options.keep and (table.own is None or request.selection or options.plan):
-        raise RequestError("--keep: writes the values of a table of our own, all of its rows; this is not that")
+    if options.keep and options.plan:
+        raise RequestError("--keep: writes measured values, and --plan measures none; give one of them")
+    if options.keep and (table.own is None or request.selection):
+        raise RequestError("--keep: writes all values of a table of our own, such as embedded; this is not that")
     if table.own is not None and request.seeds != [0]:
         raise RequestError(f"seeds={request.seeds}: the values of {table.name} are of seed 0; leave seeds out")
     executor = build_executor(request.execution)
@@ -57,7 +60,7 @@ def main(options: argparse.Namespace) -> int:
         return 0
     prepared = prepare(plan, request)
     print(render_plan([(one.job, one.recorded) for one in prepared]))
-    print(_forecast([experiment for one in prepared for experiment in one.experiments]))
+    print(_forecast(prepared))
     if options.plan:
         return 0
     bench, reporter = Workbench(), Reporter()
@@ -81,8 +84,16 @@ def main(options: argparse.Namespace) -> int:
     return 1 if failed or any(line.verdict is Verdict.GAP for line in lines) else 0
 
 
-def _forecast(experiments: "list[Experiment]") -> str:
-    """What the experiments take, in words."""
+def _forecast(prepared: "list[Prepared]") -> str:
+    """What the experiments take, in words; of those alone whose data can be looked at, if some cannot."""
+    from nowag_exp.errors import RequestError
     from nowag_exp.planning import forecast, render_forecast
 
-    return str(render_forecast(forecast(experiments, experiments[0].paths.folder)))
+    everything = [experiment for one in prepared for experiment in one.experiments]
+    results = everything[0].paths.folder
+    try:
+        return render_forecast(forecast(everything, results))
+    except RequestError as error:
+        known = [experiment for one in prepared if one.missing is None for experiment in one.experiments]
+        shown = render_forecast(forecast(known, results)) if known else ""
+        return f"{shown}not counted, {len(everything) - len(known)} experiments: {error}"

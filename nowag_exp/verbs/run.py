@@ -23,7 +23,7 @@ EPILOG = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """For the help alone: the arguments themselves go to Hydra."""
     parser.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides; all of Hydra's flags work too"
+        "overrides", nargs="*", default=[], metavar="KEY=VALUE", help="Hydra overrides; all of Hydra's flags work too"
     )
 
 

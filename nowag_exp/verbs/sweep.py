@@ -23,7 +23,7 @@ HEADINGS = {"text": "{}\n\n", "md": "`{}`\n\n", "tex": "% {}\n", "csv": ""}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's own arguments."""
     parser.add_argument("name", metavar="NAME", help="a file in sweeps/, without .yaml")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for every job; a,b adds an axis")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="for every job; a,b adds an axis")
 
 
 def main(options: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-mixed", action="store_true", help="values measured on different tokens share a column, and are marked"
     )
-    parser.add_argument("overrides", nargs="*", metavar="paths.results=DIR", help="default: results")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="paths.results=DIR", help="default: results")
 
 
 def main(options: argparse.Namespace) -> int:

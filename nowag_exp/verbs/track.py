@@ -10,7 +10,9 @@ EPILOG = "example: nowag-exp track tracking=wandb tracking.mode=online paths.res
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's own arguments."""
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="tracking=NAME, its settings, paths.results")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="KEY=VALUE", help="tracking=NAME, its settings, paths.results"
+    )
 
 
 def main(options: argparse.Namespace) -> int:

@@ -116,7 +116,7 @@ def _unavailable(dataset: str, error: Exception) -> RequestError:
     reason = next(iter(str(error).splitlines()), type(error).__name__)
     return RequestError(
         f"data set {dataset}: cannot be had from the hub ({reason}); on a machine with network run: "
-        f"hf download --repo-type dataset {dataset} --local-dir DIR/{dataset}  and set evaluation.data_dir=DIR"
+        f"hf download --repo-type dataset {dataset} --local-dir DIR/{dataset}  and set data_dir=DIR"
     )
 
 

@@ -267,7 +267,7 @@ def test_too_few_rows_to_draw_examples_from_are_refused(suite: Suite) -> None:
 def test_without_network_and_data_dir_the_way_to_get_the_rows_is_told(suite: Suite) -> None:
     message = (
         r"^data set allenai/winogrande: cannot be had from the hub \(.+\); on a machine with network run: hf download "
-        r"--repo-type dataset allenai/winogrande --local-dir DIR/allenai/winogrande  and set evaluation\.data_dir=DIR$"
+        r"--repo-type dataset allenai/winogrande --local-dir DIR/allenai/winogrande  and set data_dir=DIR$"
     )
     with pytest.raises(RequestError, match=message):
         suite("paper_zero_shot", data_dir=None).check()
