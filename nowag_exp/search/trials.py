@@ -162,7 +162,7 @@ def _not_run(trials: Sequence[Trial]) -> list[str]:
             lines.append(f"  and {len(reasons) - MOST_REASONS} other reasons")
     n_repeated = sum(trial.outcome == "repeated" for trial in trials)
     if n_repeated:
-        lines.append(f"{n_repeated} suggestions were an earlier one over again and were not run")
+        lines.append(f"not run again: {n_repeated} suggestions that an earlier trial had tried")
     for trial in trials:
         if trial.outcome == "failed":
             lines.append(f"trial {trial.number}, {' '.join(overrides(trial.values))}: failed, {trial.reason}")

@@ -312,7 +312,7 @@ def test_without_the_hub_a_zero_shot_table_still_says_what_it_needs(cli: Cli) ->
             ["reproduce", "embedded", "seeds=[1]"],
             "error: seeds=[1]: the values of embedded are of seed 0; leave seeds out",
         ),
-        (["reproduce", "dense", "--keep"], "error: --keep: writes the values of a table of our own"),
+        (["reproduce", "dense", "--keep"], "error: --keep: writes all values of a table of our own"),
     ],
 )
 def test_a_wrong_request_exits_with_two(cli: Cli, arguments: list[str], message: str) -> None:
