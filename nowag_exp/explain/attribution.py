@@ -16,6 +16,7 @@ from nowag_exp.execution import run_all
 from nowag_exp.experiment import Workbench, check, recorded
 from nowag_exp.explain.factors import Factor, evaluation_factor, factors
 from nowag_exp.progress import Reporter
+from nowag_exp.records.comparison import compare_records
 from nowag_exp.records.pairing import MEAN, NOISE_FLOOR, Measured, compare_strata
 from nowag_exp.records.record import RunRecord
 from nowag_exp.runner import Outcome
@@ -115,7 +116,7 @@ class Attribution:
         return "\n".join([heading, *(f"  {job.name}: {_state(job)}" for job in self.jobs)])
 
     def run(self, bench: Workbench, reporter: Reporter) -> list[Gap]:
-        """Run what is not recorded, and take the gap of each headline metric apart.
+        """Run what is not recorded, and take the gap of each headline metric and of all that really differ apart.
 
         Raises:
             RequestError: if A or B cannot be had, or they have no metric on the same tokens.
@@ -240,11 +241,32 @@ def _shared(a: RunRecord, b: RunRecord) -> list[Metric]:
     return [metric for metric in headline(b) if find_metric(a, metric)]
 
 
+def _attributed(a: Found, b: Found) -> list[Metric]:
+    """Metrics of the second that the first has on the same tokens: its headline, and others that really differ."""
+    main = _shared(a[1], b[1])
+    if not main:
+        return []
+    lines, _ = compare_records(a, b)
+    return main + [line.b for line in lines if line.is_real and line.b not in main]
+
+
+def _counterpart(record: RunRecord, wanted: Metric) -> Metric | None:
+    """What a record with another measurement has in its place: the same protocol, or else the first text or suite."""
+    alike = [one for one in record.metrics if one.name == wanted.name]
+    same = [one for one in alike if one.protocol == wanted.protocol]
+    return next(iter(same or [one for one in alike if _is_whole(one) and _is_whole(wanted)]), None)
+
+
+def _is_whole(metric: Metric) -> bool:
+    """Whether it is of a text or a suite, not of one task."""
+    return metric.values is not None or metric.protocol.endswith(f"/{MEAN}")
+
+
 def _gaps(
     a: Found, b: Found, otherwise: Found | None, tried: Sequence[Factor], found: Sequence[Found | str], jobs: list[Job]
 ) -> list[Gap]:
     base = otherwise or a
-    metrics = _shared(base[1], b[1])
+    metrics = _attributed(base, b)
     if not metrics:
         raise RequestError(
             "A, measured as B is, has other tokens than B (their tokenizers differ), so nothing can be attributed"
@@ -265,7 +287,7 @@ def _gaps(
             idle = job.experiment is not None and job.experiment.fingerprint == base[1].fingerprint
             remark = "A does not depend on it" if idle else ""
             effects.append(Effect(factor, after.value, compare_strata(start, changed), remark))
-        own = find_metric(a[1], metric) or next((one for one in headline(a[1]) if one.name == metric.name), before)
+        own = find_metric(a[1], metric) or _counterpart(a[1], metric) or before
         gaps.append(
             Gap(
                 metric=metric.name,
@@ -295,7 +317,7 @@ def _render_gap(gap: Gap) -> str:
     for effect in gap.effects:
         value = "-" if effect.value is None else f"{effect.value:.6g}"
         rows.append([f"with {effect.factor.describe()}", value, *_difference(effect.found, in_nats), effect.remark])
-    if sum(not effect.remark for effect in gap.effects) > 1 or not gap.is_complete:
+    if len(gap.effects) > 1 or not gap.is_complete:
         rest = "interaction" if gap.is_complete else "the rest: interaction and what could not be run"
         rows.append([rest, "", *_difference(gap.interaction, in_nats), ""])
     rows.append(["B", f"{gap.b:.6g}", *_difference(gap.total, in_nats), "all of them"])

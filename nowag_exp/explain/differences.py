@@ -71,9 +71,11 @@ class Explanation:
         compression: sizes.
         linears: those whose relative error differs most.
         no_number: config keys that differ and change no number by themselves.
+        one_sided: keys that only one of two classes has, or depends on, by the part of the config that they are of.
         lines: paired tests.
         left_out: metrics without one, and why.
         same_numbers: whether all metrics, window by window and item by item, are the same.
+        one_record: whether both are the same record of the same results folder.
     """
 
     a: RunRecord
@@ -86,13 +88,17 @@ class Explanation:
     compression: list[Change]
     linears: list[Change]
     no_number: list[Change]
+    one_sided: dict[str, list[Change]]
     lines: list[Line]
     left_out: list[str]
     same_numbers: bool
+    one_record: bool
 
     @property
     def conclusion(self) -> str:
-        """One line: identical; the same inputs and other numbers; or what was not the same."""
+        """One line: one record; identical; the same inputs and other numbers; or what was not the same."""
+        if self.one_record:
+            return f"A and B are one record, {self.a.fingerprint}: there is nothing to explain"
         if self.settings:
             also = _also(("versions of our code", self.our_versions))
             return f"different settings: {listed(self.settings)}{also}; {self._numbers()}"
@@ -124,7 +130,7 @@ class Explanation:
 
 def explain(a: tuple[Path, RunRecord], b: tuple[Path, RunRecord]) -> Explanation:
     """Hold two records, each with its results folder, against one another."""
-    (_, first), (_, second) = a, b
+    (folder, first), (other_folder, second) = a, b
     found = _Inputs()
     ours, theirs = _identity(first), _identity(second)
     settings, theirs_settings = _config(first), _config(second)
@@ -147,9 +153,11 @@ def explain(a: tuple[Path, RunRecord], b: tuple[Path, RunRecord]) -> Explanation
         compression=changes(_sizes(first), _sizes(second)),
         linears=_linears(first.compression.linears, second.compression.linears),
         no_number=found.no_number,
+        one_sided=found.one_sided,
         lines=lines,
         left_out=left_out,
         same_numbers=_numbers(first) == _numbers(second) and first.items_sha256 == second.items_sha256,
+        one_record=folder.resolve() == other_folder.resolve() and first == second,
     )
 
 
@@ -201,6 +209,7 @@ class _Inputs:
     data: list[Change] = field(default_factory=list)
     our_versions: list[Change] = field(default_factory=list)
     no_number: list[Change] = field(default_factory=list)
+    one_sided: dict[str, list[Change]] = field(default_factory=dict)
 
     def add(
         self,
@@ -218,6 +227,10 @@ class _Inputs:
             self.settings.append(Change(part, *("not used" if node is None else "used" for node in (a, b))))
             return
         a, b = a or {}, b or {}
+        # Recorded only of the dense model, so it says again which of the two is dense.
+        follows = (
+            {"noise_floor_windows"} if None in (a.get("noise_floor_windows"), b.get("noise_floor_windows")) else set()
+        )
         other_class = a.get("class") != b.get("class")
         other_data = False
         for change in changes(a, b):
@@ -228,16 +241,25 @@ class _Inputs:
             elif _is_of_data(part, change.key):
                 other_data = True
                 self.data.append(named)
-            elif not other_class or (change.key != "name" and ABSENT not in (change.a, change.b)):
-                self.settings.append(named)  # The settings of two classes correspond only where both have them.
+            elif other_class and ABSENT in (change.a, change.b):
+                self.one_sided.setdefault(part, []).append(named)
+            elif change.key not in follows and not (other_class and change.key == "name"):
+                self.settings.append(named)
         fixed = {key.partition(".")[0] for key in [*a, *b]}
         for change in changes(config_a, config_b):
             named = Change(f"{part}.{change.key}" if part else change.key, change.a, change.b)
             if change.key.partition(".")[0] in fixed:
-                if a.get(change.key) == b.get(change.key):
-                    self.no_number.append(named)
-            elif change.key != "_target_":  # The identity holds the class.
-                (self.settings if other_data else self.no_number).append(named)
+                if a.get(change.key, ABSENT) != b.get(change.key, ABSENT) and change.key not in follows:
+                    continue  # It is sorted already.
+            elif change.key == "_target_":
+                continue  # The identity holds the class.
+            elif other_data:
+                self.settings.append(named)
+                continue
+            if other_class and ABSENT in (change.a, change.b):
+                self.one_sided.setdefault(part, []).append(named)
+            else:
+                self.no_number.append(named)
 
 
 def _is_of_data(part: str, key: str) -> bool:

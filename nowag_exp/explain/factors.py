@@ -1,8 +1,9 @@
 """Which settings of two configs differ, grouped so that each group can be changed alone.
 
-Three kinds of keys belong together: all settings of a method whose class differs, for they do not correspond; the keys
-that name one model or one text, such as a repository and its revision; and a key that only follows another one by the
-interpolation of its YAML, such as a seed by ``seed``, in both configs.
+Three kinds of keys belong together: a method's class and the settings that only one of two classes has, where the
+settings that both have are factors of their own; the keys that name one model or one text, such as a repository and its
+revision; and a key that only follows another one by the interpolation of its YAML, such as a seed by ``seed``, in both
+configs.
 """
 
 import copy
@@ -102,15 +103,19 @@ def _part_of(key: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
         if name not in {field.name for field in dataclasses.fields(common)}:  # type: ignore[arg-type]
             return together
     if part == "method" and a[part].get("_target_") != b[part].get("_target_"):
-        return part
+        in_both = name in a[part] and name in b[part]
+        return key if in_both and name not in ("_target_", "name") else part
     return key
 
 
 def _followed(key: str, a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     """The keys that this one is interpolated from, if both configs have what the interpolation gives."""
     part, _, name = key.partition(".")
-    for raw in _interpolations().get((part, a.get(part, {}).get("_target_") if name else None, name), ()):
-        if all(_gives(config, key, raw) for config in (a, b)):
+    of_a, of_b = (
+        _interpolations().get((part, config[part].get("_target_") if name else None, name), ()) for config in (a, b)
+    )
+    for raw in of_a:
+        if raw in of_b and all(_gives(config, key, raw) for config in (a, b)):
             return [f"{part}{source}" if source.startswith(".") else source for source in REFERENCE.findall(raw)]
     return []
 

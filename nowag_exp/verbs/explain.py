@@ -28,7 +28,7 @@ def main(options: argparse.Namespace) -> int:
     a, b = find_record(results, options.first), find_record(results, options.second)
     found = explain(a, b)
     print(render_explanation(found))
-    if options.attribute:
+    if options.attribute and not found.one_record:
         from nowag_exp.experiment import Workbench
         from nowag_exp.explain import plan_attribution, render_attribution, render_rerun, rerun
         from nowag_exp.progress import Reporter
