@@ -109,14 +109,14 @@ def test_every_engine_gives_the_records_that_one_process_gives(make, engine, wor
 def test_a_job_whose_process_is_killed_fails_alone_and_is_done_by_the_next_run(
     make, engine, doom: Path, capfd: pytest.CaptureFixture[str], name: str
 ) -> None:
-    executor, jobs = engine(name), [make(*job) for job in JOBS]
+    executor, jobs = engine(name), [make(*job) for job in JOBS[:2]]
     doom.touch()
     try:
         outcomes = run_all(jobs, Workbench(), Reporter(), None, executor)
     finally:
         doom.unlink()
     dead = outcomes[1]
-    assert [outcome.record is not None for outcome in outcomes] == [True, False, True]
+    assert [outcome.record is not None for outcome in outcomes] == [True, False]
     assert dead.crashed
     assert dead.failure.startswith("its process died: ")
     said = capfd.readouterr().err

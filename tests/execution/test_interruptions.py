@@ -11,20 +11,40 @@ from pathlib import Path
 
 import pytest
 
+from nowag_exp.cli import main
+
 SETTINGS = ["runtime.threads=1", "runtime.save_every=0", "evaluation.fidelity=false"]
 
 
 @pytest.fixture
-def start(workplace: Path, tiny_run: list[str]):
-    """Start ``nowag-exp sweep demo`` on the tiny model, in a process of its own."""
+def command(workplace: Path, tiny_run: list[str]) -> list[str]:
+    """``sweep demo``, two methods, two patterns: with Wanda a block depends on those before it, with NoWag-P not."""
+    return ["sweep", "demo", "method=wanda,nowag_p", *tiny_run, *SETTINGS]
+
+
+@pytest.fixture
+def complete(command: list[str], capfd: pytest.CaptureFixture[str]):
+    """Run it to its end in this process, which has everything imported; returns what it printed."""
+
+    def _complete(results: str) -> str:
+        capfd.readouterr()
+        assert main([*command, f"paths.results={results}"]) == 0
+        return "".join(capfd.readouterr())
+
+    return _complete
+
+
+@pytest.fixture
+def start(command: list[str]):
+    """Start it in a process of its own."""
     started: list[subprocess.Popen[str]] = []
 
     def _start(results: str, *overrides: str) -> subprocess.Popen[str]:
-        # Two methods and two patterns: with Wanda each block depends on those before it, with NoWag-P none does.
-        jobs = ["method=wanda,nowag_p"]
-        command = [sys.executable, "-m", "nowag_exp", "sweep", "demo", *jobs, *tiny_run, *SETTINGS, *overrides]
         process = subprocess.Popen(
-            [*command, f"paths.results={results}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [sys.executable, "-m", "nowag_exp", *command, *overrides, f"paths.results={results}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         started.append(process)
         return process
@@ -58,15 +78,19 @@ def records(folder: Path) -> dict[str, object]:
     return found
 
 
-@pytest.mark.parametrize("executor", [["executor=inline"], ["executor=processes", "executor.workers=2"]], ids=str)
-def test_a_sweep_killed_three_times_ends_with_the_records_of_an_uninterrupted_one(
-    start, workplace: Path, executor: list[str]
+@pytest.mark.parametrize(
+    ("executor", "moments"),
+    [(["executor=inline"], (1, 2, 3)), (["executor=processes", "executor.workers=2"], (2,))],
+    ids=["inline, three times", "processes"],
+)
+def test_a_killed_sweep_ends_with_the_records_of_an_uninterrupted_one(
+    start, complete, workplace: Path, executor: list[str], moments: tuple[int, ...]
 ) -> None:
-    finish(start("whole"))
+    complete("whole")
     expected = records(workplace / "whole")
     assert len(expected) == 4
     before = 0
-    for n_files in (1, 2, 3):
+    for n_files in moments:
         process = start("killed", *executor)
         wait_for_files(workplace / "killed", n_files, process)
         process.send_signal(signal.SIGKILL)
@@ -75,16 +99,16 @@ def test_a_sweep_killed_three_times_ends_with_the_records_of_an_uninterrupted_on
         now = len(records(workplace / "killed"))
         assert before <= now < 4
         before = now
-    output = finish(start("killed", *executor))
+    output = complete("killed")
     assert records(workplace / "killed") == expected
-    if executor == ["executor=inline"]:
+    if executor == ["executor=inline"]:  # Others finish their block when their parent is gone.
         assert f"{before} recorded already" in output
     assert not list((workplace / "killed" / "store").glob("unfinished/*"))
 
 
 @pytest.mark.parametrize("executor", [["executor=inline"], ["executor=processes", "executor.workers=2"]], ids=str)
 def test_ctrl_c_stops_after_the_block_says_how_to_go_on_and_leaves_nothing_half_written(
-    start, workplace: Path, executor: list[str]
+    start, complete, workplace: Path, executor: list[str]
 ) -> None:
     process = start("results", *executor)
     wait_for_files(workplace / "results", 2, process)
@@ -97,7 +121,7 @@ def test_ctrl_c_stops_after_the_block_says_how_to_go_on_and_leaves_nothing_half_
     assert "interrupted; the same command goes on where this stopped" in output
     assert "Traceback" not in output
     assert not list((workplace / "results").rglob("*.tmp"))
-    output = finish(start("results"))
+    output = complete("results")
     assert f"{done} recorded already" in output
     assert len(records(workplace / "results")) == 4
 
