@@ -22,10 +22,10 @@ def fingerprint(workplace: Path, tiny_run: list[str]):
 @pytest.mark.parametrize(
     ("override", "problem"),
     [
-        ("+method.foo=1", "method.foo: unknown key; there are: name, pattern, propagate, sparsity"),
+        ("+method.foo=1", "method.foo: unknown key; there are: name, normalise, pattern, propagate, sparsity"),
         (
             "+method.sparsty=1",
-            "method.sparsty: unknown key; there are: name, pattern, propagate, sparsity; did you mean",
+            "method.sparsty: unknown key; there are: name, normalise, pattern, propagate, sparsity; did you mean",
         ),
         ("method.sparsity='0.5'", "method.sparsity: input should be a valid number; got '0.5'"),
         ("method.propagate=both", "method.propagate: input should be 'dense' or 'compressed'; got 'both'"),

@@ -29,7 +29,7 @@ def tokens() -> torch.Tensor:
     return torch.randint(250, (5, 24), generator=torch.Generator().manual_seed(0))
 
 
-def nothing() -> None:
+def nothing(known: bool = False) -> None:
     pass
 
 
