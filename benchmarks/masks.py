@@ -28,7 +28,7 @@ def plain_n_of_m_mask(scores: Tensor, n: int, m: int) -> Tensor:
 def run(model: CausalLM) -> list[Comparison]:
     generator = torch.Generator().manual_seed(0)
     sites: list[tuple[Mapping[str, Tensor], SiteStatistics]] = []
-    for block in range(len(model.blocks)):
+    for block in range(model.n_blocks):
         for site in SITES:
             weights = {name: linear.weight.data for name, linear in model.linears(block, site).items()}
             width = next(iter(weights.values())).shape[1]

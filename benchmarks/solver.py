@@ -75,7 +75,7 @@ def random_hessian(width: int, generator: torch.Generator) -> Tensor:
 def run(model: CausalLM) -> list[Comparison]:
     generator = torch.Generator().manual_seed(0)
     sites: list[Site] = []
-    for block in range(len(model.blocks)):
+    for block in range(model.n_blocks):
         for site in SITES:
             weights = {name: linear.weight.data.float() for name, linear in model.linears(block, site).items()}
             sites.append((weights, random_hessian(next(iter(weights.values())).shape[1], generator)))
