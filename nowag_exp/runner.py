@@ -48,7 +48,10 @@ def run_logged(experiment: Experiment, bench: Workbench, reporter: Reporter, gro
     # Two processes that want the same experiment do it once: the second finds the record of the first.
     with locked(record_path(results, fingerprint)), logging_to(log_file):
         try:
-            record = one.recorded(experiment) or one.run(experiment, bench, reporter)
+            record = one.recorded(experiment)
+            if record is None:
+                with reporter.job(experiment.describe()):
+                    record = one.run(experiment, bench, reporter)
             clear(Store(results / "store"), fingerprint)
             record, not_sent = send_saved(tracker, record, results, group)
             if not_sent:
