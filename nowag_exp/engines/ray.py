@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -112,11 +112,12 @@ def connect(address: str | None, setting: str) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Its announced default; it warns otherwise.
     # Otherwise it starts what runs out of memory again and again, for ever.
     os.environ.setdefault("RAY_task_oom_retries", "3")
+    # Without an address Ray would join whatever cluster somebody started on this machine last.
+    where: dict[str, Any] = (
+        {"address": "local", "include_dashboard": False} if address is None else {"address": address}
+    )
     try:
-        ray.init(
-            address=address, ignore_reinit_error=True, log_to_driver=False, logging_level="error",
-            **({"include_dashboard": False} if address is None else {}),
-        )  # fmt: skip
+        ray.init(**where, ignore_reinit_error=True, log_to_driver=False, logging_level="error")
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise RequestError(f"{setting}: Ray cannot be reached ({one_line(error)})") from error
 

@@ -122,7 +122,7 @@ def ray_engine(doom: Path) -> Iterator[Ray]:
     """On a cluster of two CPUs."""
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     yield Ray(use_gpus=False)
     ray.shutdown()
 
