@@ -11,8 +11,9 @@ TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org
 demo: .venv/ready
 	$(BIN)/nowag-exp sweep demo
 
+# A process a core, but at most 4: each takes up to 2 GB. Whoever has none left takes tests of another.
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 check: .venv/dev
 	$(BIN)/ruff format --check .

@@ -44,12 +44,14 @@ def run(model: CausalLM) -> list[Comparison]:
         deque(walk(model, ids, BATCH, "dense", Needs.DIAGONAL), maxlen=0)
 
     def evaluation() -> None:
-        score_windows(model, ids, last_states(model, ids.split(BATCH)), None, lambda: None)
+        score_windows(model, ids, last_states(model, ids.split(BATCH)), None, lambda step=None, known=False: None)
 
     dense_states = list(last_states(model, ids.split(BATCH)))
 
     def fidelity() -> None:
-        score_windows(model, ids, last_states(model, ids.split(BATCH)), dense_states, lambda: None)
+        score_windows(
+            model, ids, last_states(model, ids.split(BATCH)), dense_states, lambda step=None, known=False: None
+        )
 
     return [
         compare("calibration, against the forward without its head", calibration, plain_body, 7, 0.95),

@@ -17,13 +17,81 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from nowag_exp import interrupt
-from nowag_exp.errors import RequestError
+from nowag_exp.errors import NowagError, RequestError
 from nowag_exp.progress import note
 
 CACHE_VARIABLE = "NOWAG_EXP_CACHE"
 
 PATIENCE = 2.0
 """Seconds that a lock is waited for in silence."""
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""How the operating system says that there is no room: on the disk, in a quota, in a file of the largest size."""
+
+
+class DiskFullError(NowagError):
+    """There is no room for a file or folder; what was written of it is removed.
+
+    Args:
+        path: it.
+        reason: the operating system's.
+        n_bytes: that it needs, at least; ``None`` if unknown.
+    """
+
+    def __init__(self, path: Path, reason: str, n_bytes: int | None) -> None:
+        self.path, self.reason, self.n_bytes = path, reason, n_bytes
+        needs = "" if n_bytes is None else f"it needs {_megabytes(n_bytes)}, "
+        super().__init__(
+            f"{path}: {reason}: {needs}{_megabytes(_free(path))} are free; make room, or set paths.results=DIR (for "
+            f"results) or {CACHE_VARIABLE}=DIR (for downloads) to a folder on another disk, and run the same command "
+            "again: what was kept before is whole, and is taken over"
+        )
+
+
+@contextmanager
+def naming_full_disk(path: Path, n_bytes: int | None = None) -> Iterator[None]:
+    """Let the body fail with a sentence if it writes ``path`` and finds no room.
+
+    Args:
+        path: file or folder; what was written of it is removed by the time the body ends.
+        n_bytes: that it needs, if that is known.
+
+    Raises:
+        DiskFullError: naming ``path``, unless the body named another one.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (number := _system_error(error)) in FULL:
+            raise DiskFullError(path, os.strerror(number), n_bytes) from error
+        raise
+
+
+def require_room(path: Path, n_bytes: int) -> None:
+    """Check that there is room for ``path``, as far as can be told before it is written.
+
+    Raises:
+        DiskFullError: if there is none.
+    """
+    if _free(path) < n_bytes:
+        raise DiskFullError(path, os.strerror(errno.ENOSPC), n_bytes)
+
+
+def _system_error(error: Exception) -> int:
+    """The operating system's number of an error, also of one that Rust reports in words; 0 if it has none."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return int(told[1]) if told else 0
+
+
+def _free(path: Path) -> int:
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    return shutil.disk_usage(there).free
+
+
+def _megabytes(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:,.2f} MB"
 
 
 def cache_dir() -> Path:
@@ -45,11 +113,24 @@ def _sha256_of_state(path: Path, size: int, modified: int, changed: int) -> str:
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, n_bytes: int | None = None) -> Iterator[Path]:
     """Give a temporary path beside ``path``; rename it to ``path`` only if the body ends well.
 
     A reader sees the old file or the whole new one, also after a power cut (the file is fsynced before the rename).
+
+    Args:
+        path: of the file.
+        n_bytes: that will be written, about, to say so if there is no room for them.
+
+    Raises:
+        DiskFullError: if there is none.
     """
+    with naming_full_disk(path, n_bytes), _atomic_write(path) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _atomic_write(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_left_behind(path)
     prefix = f".{path.name}.{os.getpid()}@{socket.gethostname()}."
@@ -91,7 +172,22 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     A folder that is there already is replaced, and removed only when the new one is whole. The caller holds the lock of
     ``path``, so folders that a killed process left behind are removed first.
+
+    Raises:
+        DiskFullError: if there is no room for it; it is removed.
     """
+    with naming_full_disk(path):
+        try:
+            with _atomic_folder(path) as temporary:
+                yield temporary
+        except DiskFullError as error:
+            if error.path != temporary:
+                raise
+            raise DiskFullError(path, error.reason, error.n_bytes) from error
+
+
+@contextmanager
+def _atomic_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     for left_behind in path.parent.glob(f".{path.name}.*.tmp"):
         shutil.rmtree(left_behind)

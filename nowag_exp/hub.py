@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from nowag_exp.errors import RequestError
-from nowag_exp.files import atomic_write
+from nowag_exp.files import DiskFullError, atomic_write
 
 RepoType = Literal["model", "dataset"]
 
@@ -95,7 +95,10 @@ def resolve_commit(repo: str, revision: str, repo_type: RepoType) -> str:
         if remembered.is_file():
             return remembered.read_text(encoding="ascii").strip()
         raise
-    with suppress(OSError), atomic_write(remembered) as temporary:  # A shared cache may be read-only.
+    with (
+        suppress(OSError, DiskFullError),
+        atomic_write(remembered) as temporary,
+    ):  # A shared cache may be read-only, or full.
         temporary.write_text(commit, encoding="ascii")
     return commit
 

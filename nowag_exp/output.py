@@ -15,11 +15,13 @@ def write(path: Path, content: str | bytes) -> None:
 
     Raises:
         RequestError: if that cannot be done there.
+        DiskFullError: if there is no room.
     """
     from nowag_exp.files import atomic_write
 
+    data = content.encode() if isinstance(content, str) else content
     try:
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        with atomic_write(path, len(data)) as temporary:
+            temporary.write_bytes(data)
     except OSError as error:
         raise RequestError(f"{path}: cannot be written ({error.strerror}); name another folder") from error

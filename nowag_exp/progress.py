@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
@@ -12,11 +13,19 @@ from rich.text import Text
 
 from nowag_exp import interrupt
 
-Tick = Callable[..., None]
-"""Called after a step of a stage.
 
-Given ``step``, its number, if steps end in another order than they began; and ``known=True`` if it was done before.
-"""
+@runtime_checkable
+class Tick(Protocol):
+    """Called after a step of a stage."""
+
+    def __call__(self, step: int | None = None, known: bool = False) -> None:
+        """Count one step.
+
+        Args:
+            step: its number, if steps end in another order than they began.
+            known: whether it was done before this run.
+        """
+
 
 Stage = Callable[[str, int], AbstractContextManager[Tick]]
 """Opens a bar for a stage of so many steps, :meth:`Reporter.stage`."""
@@ -45,7 +54,9 @@ class Remaining(ProgressColumn):
     """
 
     def render(self, task: Task) -> Text:
-        """``0:12:30``, or dashes before the first tick."""
+        """``0:12:30``, or dashes before the first tick; empty where nobody knows how much there is to do."""
+        if task.total is None:
+            return Text("")
         elapsed, last, done = task.elapsed or 0.0, task.fields["last_tick"], task.completed - task.fields["known"]
         if not task.total or not done or not last:
             return Text("-:--:--", style="progress.remaining")
@@ -110,6 +121,15 @@ class Reporter:
 
         try:
             yield tick
+        finally:
+            self._bars.remove_task(task)
+
+    @contextmanager
+    def job(self, description: str) -> Iterator[None]:
+        """A line above the stages of one job while the body runs: which one it is, and for how long."""
+        task = self._bars.add_task(description, total=None, count="")
+        try:
+            yield
         finally:
             self._bars.remove_task(task)
 

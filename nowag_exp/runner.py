@@ -1,8 +1,9 @@
 """Run one checked experiment unless it is recorded: the outcome, with its log and its tracker."""
 
 import logging
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from nowag_exp import experiment as one
 from nowag_exp.config import Experiment
 from nowag_exp.errors import one_line
 from nowag_exp.experiment import Workbench
-from nowag_exp.files import is_locked, locked
+from nowag_exp.files import is_locked, locked, require_room
+from nowag_exp.planning.checkpoint import checkpoint_bytes
 from nowag_exp.progress import Reporter
 from nowag_exp.records.record import RunRecord, load_record, record_path
 from nowag_exp.records.store import Store
@@ -48,7 +50,13 @@ def run_logged(experiment: Experiment, bench: Workbench, reporter: Reporter, gro
     # Two processes that want the same experiment do it once: the second finds the record of the first.
     with locked(record_path(results, fingerprint)), logging_to(log_file):
         try:
-            record = one.recorded(experiment) or one.run(experiment, bench, reporter)
+            record = one.recorded(experiment)
+            if record is None:
+                if experiment.checkpoint.save:
+                    needed = int(checkpoint_bytes(experiment, experiment.model.sizes()))
+                    require_room(experiment.checkpoint_folder, needed)
+                with reporter.job(experiment.describe()):
+                    record = one.run(experiment, bench, reporter)
             clear(Store(results / "store"), fingerprint)
             record, not_sent = send_saved(tracker, record, results, group)
             if not_sent:
@@ -84,7 +92,7 @@ def _log_file(results: Path, fingerprint: str) -> Path:
 def logging_to(path: Path) -> Iterator[None]:
     """Write what is logged while the body runs to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler = _LogFile(path, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     log.setLevel(logging.INFO)
     log.propagate = False
@@ -94,3 +102,19 @@ def logging_to(path: Path) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """Loses lines that there is no room for: what fails for that reason says so, and logging would print tracebacks."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):  # When it is opened, by the first line.
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()

@@ -12,7 +12,7 @@ from nowag_exp.calibration.statistics import VERSION, BlockStatistics, from_tens
 from nowag_exp.errors import NowagError
 from nowag_exp.ledger import Ledger
 from nowag_exp.methods import Needs
-from nowag_exp.models import CausalLM
+from nowag_exp.models import SITES, CausalLM
 from nowag_exp.progress import Reporter, Tick
 from nowag_exp.records.provenance import CostMeter
 from nowag_exp.records.record import StageCost
@@ -113,14 +113,20 @@ class StatisticsShelf:
     def _kept(self, needs: Needs) -> StageCost | None:
         """What the statistics cost when they were computed, if all of them are there and undamaged."""
         stored = self.store.load("statistics", self._key(needs), self.ledger)
-        if stored is None:
+        # All are verified before any block is compressed: afterwards the dense model is no more.
+        if stored is None or not self._has_second_moments(needs, self.n_blocks):
             return None
-        if needs is Needs.HESSIAN:
-            for index in range(self.n_blocks):
-                # Verified before any block is compressed: afterwards the dense model is no more.
-                if self.store.load("second_moments", self._key(needs, index), self.ledger) is None:
-                    return None
         return StageCost(**stored.notes, reused=True)
+
+    def has(self, needs: Needs) -> bool:
+        """Whether the statistics of all blocks are there; they are not read, so one may turn out to be damaged."""
+        blocks = range(self.n_blocks if needs is Needs.HESSIAN else 0)
+        paths = [self.store.path("second_moments", self._key(needs, index)) for index in blocks]
+        return all(path.exists() for path in [self.store.path("statistics", self._key(needs)), *paths])
+
+    def has_factors(self, name: str) -> bool:
+        """Whether those of this name are there for every site of all blocks, unread like the statistics."""
+        return all(self._factors(index, site.name).has(name) for index in range(self.n_blocks) for site in SITES)
 
     def diagonals(self) -> list[BlockStatistics]:
         """Kept diagonals of all blocks."""
@@ -128,12 +134,11 @@ class StatisticsShelf:
 
     def hessian(self, index: int) -> BlockStatistics:
         """Kept second moments of one block, with the factors made of them."""
-        key = self._key(Needs.HESSIAN, index)
-        (block,) = from_tensors(self._load("second_moments", key).tensors, 1)
-        return {
-            site: replace(seen, factors=StoredFactors(self.store, {"statistics": key, "site": site}, self.ledger))
-            for site, seen in block.items()
-        }
+        (block,) = from_tensors(self._load("second_moments", self._key(Needs.HESSIAN, index)).tensors, 1)
+        return {site: replace(seen, factors=self._factors(index, site)) for site, seen in block.items()}
+
+    def _factors(self, index: int, site: str) -> "StoredFactors":
+        return StoredFactors(self.store, {"statistics": self._key(Needs.HESSIAN, index), "site": site}, self.ledger)
 
     def _load(self, kind: str, key: str) -> Stored:
         stored = self.store.load(kind, key, self.ledger)
@@ -173,6 +178,10 @@ class StoredFactors:
 
     def __init__(self, store: Store, site: dict[str, str], ledger: Ledger) -> None:
         self.store, self.site, self.ledger = store, site, ledger
+
+    def has(self, name: str) -> bool:
+        """Whether a factor is there; it is not read, so it may turn out to be damaged."""
+        return self.store.path("factors", self._key(name)).exists()
 
     def get(self, name: str) -> Tensor | None:
         """A factor, if it has been made before."""

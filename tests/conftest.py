@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 # Before transformers or huggingface_hub are imported: a test that reaches for the hub must fail, not wait.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Before torch is: workers side by side would each start a thread a core, and wait for those of the others.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 PROSE = (
     "The aardvark digs at night and sleeps through the heat of the day. Its tongue is long, its teeth have no enamel, "

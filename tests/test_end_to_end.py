@@ -159,6 +159,7 @@ def test_a_run_whose_files_are_not_what_was_counted_fails_and_keeps_neither(
 
 
 def test_a_failed_rewrite_leaves_the_checkpoint_that_was_there(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nowag_exp.files import DiskFullError
     from nowag_exp.formats.folder import FolderWriter
 
     experiment = make("checkpoint.save=true")
@@ -170,7 +171,7 @@ def test_a_failed_rewrite_leaves_the_checkpoint_that_was_there(make, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(FolderWriter, "finish", fail)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(DiskFullError, match="No space left"):
             run(experiment, Workbench(), Reporter())
     assert {path.name: path.read_bytes() for path in experiment.checkpoint_folder.iterdir()} == before
     run(experiment, Workbench(), Reporter())

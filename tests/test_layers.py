@@ -14,9 +14,10 @@ from nowag_exp import verbs
 PACKAGE = Path(nowag_exp.__file__).parent
 LAYERS = [
     {"errors", "settings", "layout", "patterns"},
-    {"files", "interrupt", "progress", "quiet", "ledger", "ops"},
+    {"extras", "files", "interrupt", "progress", "quiet", "ledger", "ops"},
     {"formats", "hub", "wheels", "output"},
     {"methods", "models", "text"},
+    {"engines"},
     {"calibration", "evaluation", "records"},
     {"config", "compose", "published", "reference", "shelf", "tracking", "unfinished"},
     {"measure", "memory", "residence"},

@@ -2,12 +2,18 @@
 
 import io
 import logging
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from nowag_exp import interrupt, progress
+from nowag_exp.compose import compose
+from nowag_exp.config import build_experiment
+from nowag_exp.execution import Inline, run_all
+from nowag_exp.experiment import Workbench
 from nowag_exp.progress import Remaining, Reporter
 
 
@@ -45,6 +51,24 @@ def test_a_long_job_counts_for_more_than_a_short_one(monkeypatch: pytest.MonkeyP
         clock.seconds += 40
         tick(1)
         assert (task.completed, task.fields["count"], task.fields["last_tick"]) == (9.0, "2/3", 45.0)
+
+
+def test_a_terminal_shows_the_sweep_the_job_and_the_block_and_nothing_else_does(
+    monkeypatch: pytest.MonkeyPatch, workplace: Path, tiny_run: list[str]
+) -> None:
+    jobs = [build_experiment(compose([*tiny_run, f"method={name}"])) for name in ("magnitude", "wanda")]
+    for terminal in (True, False):
+        shown = io.StringIO()
+        monkeypatch.setattr(progress, "_console", Console(file=shown, force_terminal=terminal, width=120))
+        run_all(jobs, Workbench(), Reporter(), executor=Inline(name="inline"))
+        frames = [frame for frame in shown.getvalue().split("experiments") if "wanda: blocks" in frame]
+        if terminal:
+            assert frames
+            assert all(frame.index("tiny wanda 50%") < frame.index("wanda: blocks") for frame in frames)
+        else:
+            assert frames == []
+            assert shown.getvalue().count("\n") == len(jobs), "one line a job that has ended"
+        shutil.rmtree(workplace / "results")
 
 
 def test_the_log_says_how_far_a_stage_came_but_not_each_step(

@@ -9,6 +9,9 @@ from nowag_exp.progress import Reporter
 from nowag_exp.records.record import record_path
 from nowag_exp.runner import Outcome, is_busy, log_file_of
 
+INSTEAD = "executor=inline or executor=processes"
+"""Of those that are not installed with the package."""
+
 
 class Executor(ABC):
     """Settings of an engine, and how it runs experiments. Subclasses are decorated with ``@settings``."""

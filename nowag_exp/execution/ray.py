@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from nowag_exp import interrupt
 from nowag_exp.config import Experiment
-from nowag_exp.errors import RequestError, one_line
-from nowag_exp.execution.base import Executor, crashed, ended, free_first
-from nowag_exp.execution.extras import require
+from nowag_exp.engines.ray import connect
+from nowag_exp.errors import RequestError
+from nowag_exp.execution.base import INSTEAD, Executor, crashed, ended, free_first
 from nowag_exp.execution.job import Job, run_job
 from nowag_exp.experiment import Workbench
+from nowag_exp.extras import require
 from nowag_exp.files import CACHE_VARIABLE
 from nowag_exp.progress import Reporter
 from nowag_exp.runner import Outcome
@@ -56,7 +57,7 @@ class Ray(Executor):
             raise ValueError(f"retries: must be 0 or more; got {self.retries}")
 
     def check(self) -> None:
-        require("ray", self.name)
+        require("ray", f"executor={self.name}", INSTEAD)
         if self.address is None or self.address == "auto":
             return
         host, _, port = self.address.removeprefix("ray://").rpartition(":")
@@ -76,26 +77,13 @@ class Ray(Executor):
         import ray
 
         was_connected = ray.is_initialized()
-        self._connect()
+        os.environ.setdefault("RAY_task_oom_retries", str(self.retries))
+        connect(self.address, f"executor.address={self.address}")
         try:
             yield from self._run(free_first(experiments), group)
         finally:
             if not was_connected:
                 ray.shutdown()
-
-    def _connect(self) -> None:
-        import ray
-
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Its announced default; it warns otherwise.
-        # Otherwise it starts a job that runs out of memory again and again, for ever.
-        os.environ.setdefault("RAY_task_oom_retries", str(self.retries))
-        try:
-            ray.init(
-                address=self.address, ignore_reinit_error=True, log_to_driver=False, logging_level="error",
-                **({"include_dashboard": False} if self.address is None else {}),
-            )  # fmt: skip
-        except (ConnectionError, RuntimeError) as error:
-            raise RequestError(f"executor.address={self.address}: Ray cannot be reached ({one_line(error)})") from error
 
     def _run(self, experiments: Iterator[Experiment], group: str | None) -> Iterator[Outcome]:
         import ray

@@ -13,10 +13,10 @@ import torch
 from nowag_exp import interrupt
 from nowag_exp.config import Experiment
 from nowag_exp.errors import RequestError, one_line
-from nowag_exp.execution.base import Executor, crashed, ended
-from nowag_exp.execution.extras import require
+from nowag_exp.execution.base import INSTEAD, Executor, crashed, ended
 from nowag_exp.execution.job import Job, run_job
 from nowag_exp.experiment import Workbench
+from nowag_exp.extras import require
 from nowag_exp.progress import Reporter
 from nowag_exp.runner import Outcome
 from nowag_exp.settings import settings
@@ -78,7 +78,7 @@ class Slurm(Executor):
             raise ValueError(f"gpus: must be 0 or more; got {self.gpus}")
 
     def check(self) -> None:
-        require("submitit", self.name)
+        require("submitit", f"executor={self.name}", INSTEAD)
         if self.cluster == "slurm" and shutil.which("sbatch") is None:
             raise RequestError(
                 "executor=slurm: there is no sbatch on this machine; start the sweep on a login node, or try "

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nowag_exp.errors import RequestError
-from nowag_exp.files import sha256_file
+from nowag_exp.files import naming_full_disk, sha256_file
 from nowag_exp.formats import FORMATS
 from nowag_exp.formats.base import CompressedWeight, FormatError, TensorSpec
 from nowag_exp.formats.dense import DenseWeight
@@ -41,7 +41,7 @@ class FolderWriter:
         self._layouts: dict[str, dict[str, Any]] = {}
         self._pending: dict[str, Tensor] = {}
         self._shards: list[list[str]] = []
-        self._n_bytes = 0
+        self._n_bytes, self._n_bytes_pending = 0, 0
 
     def add_weight(self, linear: str, weight: CompressedWeight) -> None:
         """Take the tensors of a compressed linear."""
@@ -53,8 +53,9 @@ class FolderWriter:
     def add_tensor(self, name: str, tensor: Tensor) -> None:
         """Take any other tensor."""
         self._pending[name] = tensor.detach().cpu().contiguous()
-        self._n_bytes += tensor.numel() * tensor.element_size()
-        if self._n_bytes >= SHARD_BYTES:
+        self._n_bytes += tensor.nbytes
+        self._n_bytes_pending += tensor.nbytes
+        if self._n_bytes_pending >= SHARD_BYTES:
             self._flush()
 
     def finish(self, config: Mapping[str, Any], beside: Iterable[Path]) -> int:
@@ -66,7 +67,14 @@ class FolderWriter:
 
         Returns:
             Bytes of all tensors, by the sizes of the files less their headers.
+
+        Raises:
+            DiskFullError: if there is no room, as from :meth:`add_tensor`.
         """
+        with naming_full_disk(self.folder, self._n_bytes):
+            return self._finish(config, beside)
+
+    def _finish(self, config: Mapping[str, Any], beside: Iterable[Path]) -> int:
         self._flush()
         shards, n_bytes = {}, 0
         for number, names in enumerate(self._shards, start=1):
@@ -97,8 +105,9 @@ class FolderWriter:
     def _flush(self) -> None:
         if self._pending:
             self._shards.append(list(self._pending))
-            save_file(self._pending, self._temporary(len(self._shards)), metadata={"format": "pt"})
-            self._pending, self._n_bytes = {}, 0
+            with naming_full_disk(self.folder, self._n_bytes):
+                save_file(self._pending, self._temporary(len(self._shards)), metadata={"format": "pt"})
+            self._pending, self._n_bytes_pending = {}, 0
 
     def _temporary(self, number: int) -> Path:
         return self.folder / f"shard-{number}"

@@ -13,15 +13,18 @@ from nowag_exp.ledger import Ledger
 from nowag_exp.memory import DTYPE_BYTES, site_widths
 from nowag_exp.methods import Method, Needs
 from nowag_exp.methods.second_order import SecondOrder
-from nowag_exp.models import SITES, Architecture
+from nowag_exp.models import Architecture
 from nowag_exp.planning.unseen import items_and_tokens, n_tokens
 from nowag_exp.records.store import Store, content_key
 from nowag_exp.reference import DenseOutcomes, DenseStates
-from nowag_exp.shelf import StatisticsShelf, StoredFactors
+from nowag_exp.shelf import StatisticsShelf
 from nowag_exp.text import HubText
 
 ITEM_CONTEXT = 64
 """Tokens of a row of a zero-shot task, about."""
+
+ITEM_BYTES = 120
+"""Of an item in the store, about: compressed, most of it log-likelihoods and a hash."""
 
 
 @dataclass(frozen=True)
@@ -240,7 +243,7 @@ class Dissector:
             keys,
             work,
             disk,
-            shelf is not None and _has_statistics(shelf, method.needs),
+            shelf is not None and shelf.has(method.needs),
         )
         if not isinstance(method, SecondOrder):
             return [pass_]
@@ -250,7 +253,7 @@ class Dissector:
             frozenset([content_key({**inputs, "factor": method.factor_name})]),
             {Factorisation(width): float(widths.count(width) * sizes.n_blocks) for width in widths},
             4 * squares,
-            shelf is not None and _has_factors(shelf, method.factor_name),
+            shelf is not None and shelf.has_factors(method.factor_name),
         )
         return [pass_, factors]
 
@@ -308,26 +311,6 @@ class Dissector:
         return work
 
 
-ITEM_BYTES = 120
-"""Of an item in the store, about: compressed, most of it log-likelihoods and a hash."""
-
-
 def _add(work: Work, more: Work) -> None:
     for task, count in more.items():
         work[task] = work.get(task, 0.0) + count
-
-
-def _has_statistics(shelf: StatisticsShelf, needs: Needs) -> bool:
-    blocks = range(shelf.n_blocks if needs is Needs.HESSIAN else 0)
-    paths = [shelf.store.path("second_moments", shelf._key(needs, block)) for block in blocks]
-    return all(path.exists() for path in [shelf.store.path("statistics", shelf._key(needs)), *paths])
-
-
-def _has_factors(shelf: StatisticsShelf, name: str) -> bool:
-    for block in range(shelf.n_blocks):
-        key = shelf._key(Needs.HESSIAN, block)
-        for site in SITES:
-            factors = StoredFactors(shelf.store, {"statistics": key, "site": site.name}, shelf.ledger)
-            if not shelf.store.path("factors", factors._key(name)).exists():
-                return False
-    return True

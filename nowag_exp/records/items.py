@@ -40,7 +40,7 @@ def from_parquet(content: bytes) -> pd.DataFrame:
 def save_items(results: Path, fingerprint: str, items: pd.DataFrame) -> str:
     """Write the items, whole or not at all; returns their sha256, which the record holds."""
     content = to_parquet(items)
-    with atomic_write(items_path(results, fingerprint)) as temporary:
+    with atomic_write(items_path(results, fingerprint), len(content)) as temporary:
         temporary.write_bytes(content)
     return hashlib.sha256(content).hexdigest()
 

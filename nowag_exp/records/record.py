@@ -149,9 +149,9 @@ def record_path(results: Path, fingerprint: str) -> Path:
 
 def save_record(results: Path, record: RunRecord) -> Path:
     """Write a record, whole or not at all."""
-    path = record_path(results, record.fingerprint)
-    with atomic_write(path) as temporary:
-        temporary.write_text(record.to_json(), encoding="utf-8")
+    path, content = record_path(results, record.fingerprint), record.to_json().encode()
+    with atomic_write(path, len(content)) as temporary:
+        temporary.write_bytes(content)
     return path
 
 

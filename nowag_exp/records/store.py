@@ -74,10 +74,15 @@ class Store:
         self.path(kind, key).unlink(missing_ok=True)
 
     def save(self, kind: str, key: str, stored: Stored) -> None:
-        """Write an entry, whole or not at all."""
+        """Write an entry, whole or not at all.
+
+        Raises:
+            DiskFullError: if there is no room for it; the other entries are as they were.
+        """
         notes = json.dumps(stored.notes, sort_keys=True)
         header = {"notes": notes, "checksum": _checksum(stored.tensors, notes)}
-        with atomic_write(self.path(kind, key)) as temporary:
+        n_bytes = sum(tensor.nbytes for tensor in stored.tensors.values())
+        with atomic_write(self.path(kind, key), n_bytes) as temporary:
             save_file(stored.tensors, temporary, metadata=header)
 
 

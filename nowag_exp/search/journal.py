@@ -14,7 +14,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from nowag_exp.errors import RequestError
-from nowag_exp.files import file_lock
+from nowag_exp.files import file_lock, is_locked
 
 try:
     import optuna
@@ -154,19 +154,12 @@ class Journal:
         return worker is None or not self._is_alive(worker)
 
     def _is_alive(self, worker: int) -> bool:
-        if self._worker is not None and worker == self._worker[0]:
-            return True
-        lock = self._worker_lock(worker)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return True
-        lock.release()
-        return False
+        is_this_one = self._worker is not None and worker == self._worker[0]
+        return is_this_one or is_locked(self._worker_path(worker))
 
     def _free_worker(self) -> tuple[int, FileLock]:
         for worker in range(MOST_WORKERS):
-            lock = self._worker_lock(worker)
+            lock = file_lock(self._worker_path(worker))
             try:
                 lock.acquire(timeout=0)
                 return worker, lock
@@ -174,8 +167,8 @@ class Journal:
                 continue
         raise RequestError(f"{self.path}: {MOST_WORKERS} processes work on this search; start no more")
 
-    def _worker_lock(self, worker: int) -> FileLock:
-        return file_lock(self.path.with_suffix(f".worker{worker}"))
+    def _worker_path(self, worker: int) -> Path:
+        return self.path.with_suffix(f".worker{worker}")
 
 
 class _AppendLock:

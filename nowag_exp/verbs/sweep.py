@@ -44,7 +44,7 @@ def main(options: argparse.Namespace) -> int:
     for line in [f"sweep {options.name}: {planned.describe()}", *planned.notes()]:
         reporter.say(line)
     # Jobs take seconds or hours: counted alike, they would tell no honest time left.
-    seconds = _expected(planned.experiments, bench) if reporter.draws else None
+    seconds = _expected(planned.experiments, bench) if reporter.draws and planned.n_to_run > 1 else None
     outcomes = run_all(planned.experiments, bench, reporter, options.name, executor, seconds)
     records = [outcome.record for outcome in outcomes if outcome.record]
     results = planned.experiments[0].paths.folder

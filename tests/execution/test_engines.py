@@ -194,7 +194,7 @@ def test_an_engine_that_cannot_be_used_says_why(overrides: list[str], message: s
 def test_an_engine_that_is_not_installed_names_the_extra(
     name: str, module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nowag_exp.execution import extras
+    from nowag_exp import extras
 
     monkeypatch.setattr(extras.importlib.util, "find_spec", lambda wanted: None)
     with pytest.raises(RequestError, match=rf"executor={name}: needs {module}, .* pip install 'nowag-exp\[sweep\]'"):

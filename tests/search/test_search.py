@@ -330,14 +330,14 @@ def test_the_metrics_that_are_promised_are_those_that_a_record_has(workplace: Pa
 
 
 @pytest.mark.real_model
-def test_the_zero_shot_metrics_that_are_promised_are_those_that_a_record_has() -> None:
+def test_the_zero_shot_metrics_that_are_promised_are_those_that_a_record_has(tmp_path: Path) -> None:
     options = [
-        "model=smollm2_135m",
+        "model=tiny",
         "evaluation=wiki_zero_shot",
         "method=magnitude",
         "evaluation.wiki_zero_shot.limit=2",
     ]
-    experiment = build_experiment(compose([*options, "paths.results=results"]))
+    experiment = build_experiment(compose([*options, f"paths.results={tmp_path}"]))
     (outcome,) = run_all([experiment], Workbench(), Reporter())
     assert outcome.record is not None, outcome.failure
     assert sorted(measured(experiment.evaluation)) == sorted((one.name, one.protocol) for one in outcome.record.metrics)
