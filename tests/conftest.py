@@ -17,6 +17,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Before torch is: workers side by side would each start a thread a core, and wait for those of the others.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
+# Triton decides when it is imported whether it interprets; the kernels for GPUs are tested without one.
+os.environ["TRITON_INTERPRET"] = "1"
 
 PROSE = (
     "The aardvark digs at night and sleeps through the heat of the day. Its tongue is long, its teeth have no enamel, "

@@ -130,6 +130,10 @@ class CompressedWeight(ABC):
             FormatError: if the tensors contradict one another, as those of a damaged file may.
         """
 
+    def dense(self, dtype: torch.dtype) -> Float[Tensor, "{self.d_out} {self.d_in}"]:
+        """:meth:`decompress`, rounded to the model's dtype."""
+        return self.decompress().to(dtype)
+
     @property
     @abstractmethod
     def n_nonzero(self) -> int:

@@ -9,7 +9,8 @@ from jaxtyping import Float, Float16, Integer, UInt8
 from torch import Tensor
 
 from nowag_exp.formats.base import CompressedWeight, TensorSpec
-from nowag_exp.ops.packing import pack, packed_size, unpack
+from nowag_exp.ops.codebook import Packed, dense, product
+from nowag_exp.ops.packing import pack, packed_size
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,26 @@ class CodebookWeight(CompressedWeight):
         return specs
 
     def decompress(self) -> Float[Tensor, "{self.d_out} {self.d_in}"]:
-        n_groups = -(-self.d_in // self.d)
-        indices = unpack(self.indices, self.index_bits, self.d_out * n_groups)
-        values = self.codebook.float()[indices].reshape(self.d_out, n_groups * self.d)[:, : self.d_in]
-        if self.row_norms is None or self.column_norms is None:
-            return values.contiguous()
-        return values * self.row_norms.float()[:, None] * self.column_norms.float()
+        return self.dense(torch.float32)
+
+    def dense(self, dtype: torch.dtype) -> Float[Tensor, "{self.d_out} {self.d_in}"]:
+        return dense(self._packed, dtype)
+
+    def product(self, activations: Float[Tensor, "n {self.d_in}"]) -> Float[Tensor, "n {self.d_out}"]:
+        """``x Ŵᵀ`` for a few rows of activations without forming ``Ŵ``: see :func:`nowag_exp.ops.codebook.product`."""
+        return product(self._packed, activations)
+
+    @property
+    def _packed(self) -> Packed:
+        return Packed(
+            self.d_out,
+            self.d_in,
+            self.index_bits,
+            self.indices,
+            self.codebook,
+            self.row_norms,
+            self.column_norms,
+        )
 
     @property
     def n_nonzero(self) -> int:

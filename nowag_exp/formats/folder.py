@@ -170,7 +170,7 @@ class PackedFolder:
         """One compressed linear, decompressed, in the type of the model."""
         weight = self.weight(linear)
         try:
-            return weight.decompress().to(dtype)
+            return weight.dense(dtype)
         except FormatError as error:
             raise RequestError(f"{linear}: {error}; {AGAIN}") from error
 

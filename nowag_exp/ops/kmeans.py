@@ -8,7 +8,6 @@ A Lloyd step computes ``groups · rows · K`` scores of ``d`` multiply-adds each
 1536×576 matrix and 4096 codewords of 6, on 2 cores with AVX-512.
 """
 
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Literal, NamedTuple
 
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
+from nowag_exp.ops.kernels.choice import kernels_for
 from nowag_exp.ops.kernels.kmeans_reference import own_distances
 
 Init = Literal["kmeans++", "random"]
@@ -67,7 +67,8 @@ def assign(
     Returns:
         assignments, int32, and distances, fp32.
     """
-    return _kernels(values.device).assign(values.float().contiguous(), weights.float().contiguous(), codewords.float())
+    kernels = kernels_for("kmeans", values.device)
+    return kernels.assign(values.float().contiguous(), weights.float().contiguous(), codewords.float())
 
 
 def kmeans(
@@ -103,7 +104,7 @@ def kmeans(
     values, weights = values.float().contiguous(), weights.float().contiguous()
     if not (values.isfinite().all() and weights.isfinite().all() and (weights >= 0).all()):
         raise ValueError("values must be finite, and weights finite and not negative")
-    kernels = _kernels(values.device)
+    kernels = kernels_for("kmeans", values.device)
     best: Clustering | None = None
     for _ in range(restarts):
         start = values.flatten(0, 1)[_start(kernels, values, weights, n_codewords, init, generator).to(values.device)]
@@ -112,21 +113,6 @@ def kmeans(
             best = found
     assert best is not None
     return best
-
-
-def _kernels(device: torch.device) -> ModuleType:
-    """Import what computes on a device when it is needed: numba and Triton take half a second each."""
-    if device.type == "cpu":
-        from nowag_exp.ops.kernels import kmeans_numba
-
-        return kmeans_numba
-    if device.type == "cuda" and find_spec("triton"):
-        from nowag_exp.ops.kernels import kmeans_triton
-
-        return kmeans_triton
-    from nowag_exp.ops.kernels import kmeans_reference
-
-    return kmeans_reference
 
 
 def _start(

@@ -9,10 +9,11 @@ grid (dequantized ones, say) another choice gives another perplexity.
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from nowag_exp.ops.kernels.choice import kernels_for
 
 SMALL_GROUP = 16
 """Groups up to this size are ranked by comparing all pairs: a few passes over memory beat many tiny selections."""
@@ -96,7 +97,7 @@ def _count_tied(scores: Float[Tensor, "groups n"], mask: Bool[Tensor, "groups n"
 
 def _keep_top_by_threshold(scores: Float[Tensor, "groups n"], keep: int) -> Selection:
     """Find each group's ``keep``-th highest score in linear time, then compare."""
-    threshold = kth_highest_torch(scores, keep) if scores.is_cuda else kth_highest_numpy(scores, keep)
+    threshold = kernels_for("selection", scores.device).kth_highest(scores, keep)
     mask = scores >= threshold
     n_tied = int(mask.sum()) - keep * len(scores)
     if n_tied == 0:
@@ -106,15 +107,3 @@ def _keep_top_by_threshold(scores: Float[Tensor, "groups n"], keep: int) -> Sele
     tied = mask & ~above
     places = keep - above.sum(dim=1, keepdim=True)
     return Selection(above | (tied & (tied.cumsum(dim=1) <= places)), n_tied)
-
-
-def kth_highest_torch(scores: Float[Tensor, "groups n"], k: int) -> Float[Tensor, "groups 1"]:
-    """The ``k``-th highest score of each group, by torch; for the GPU."""
-    return scores.kthvalue(scores.shape[1] - k + 1, dim=1, keepdim=True).values
-
-
-def kth_highest_numpy(scores: Float[Tensor, "groups n"], k: int) -> Float[Tensor, "groups 1"]:
-    """The same by numpy's introselect, which is vectorised (AVX-512, AVX2, NEON); torch's on the CPU is not."""
-    position = scores.shape[1] - k
-    partitioned = np.partition(scores.numpy(), position, axis=1)
-    return torch.from_numpy(np.ascontiguousarray(partitioned[:, position : position + 1]))

@@ -12,8 +12,7 @@ result, the columns whose weights compete (:attr:`Pruning.block_size`), is count
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
-from importlib.util import find_spec
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -21,7 +20,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from nowag_exp.ops.grids import Grid, Search, fit_grid, quantize
-from nowag_exp.ops.kernels import solver_reference
+from nowag_exp.ops.kernels.choice import kernels_for
 from nowag_exp.ops.masks import Selection, n_of_m_mask, unstructured_mask
 
 SEGMENT = 128
@@ -181,7 +180,7 @@ def _run(
     longest: int,
 ) -> tuple[Bool[Tensor, "rows d_in"], list[int]]:
     """The column loop: compresses ``current`` in place, and fills in a ``grid`` of dynamic groups."""
-    run_segment = _kernel(current.device)
+    run_segment = kernels_for("solver", current.device).run_segment
     mask = torch.ones_like(current, dtype=torch.bool)
     difference = torch.empty_like(current)
     tied_of_linears = [0] * len(rows)
@@ -259,16 +258,3 @@ def _segments(
     whole_groups = longest - longest % n_of_m[1] if n_of_m else longest
     starts = {start for period in (whole_groups, *periods) if period for start in range(0, d_in, period)}
     return itertools.pairwise([*sorted(starts), d_in])
-
-
-def _kernel(device: torch.device) -> Callable[..., Int64[Tensor, " rows"]]:
-    """The column loop compiled for the device. Compilers are imported when there is something to compile."""
-    if device.type == "cuda" and find_spec("triton"):
-        from nowag_exp.ops.kernels import solver_triton
-
-        return solver_triton.run_segment
-    if device.type == "cpu":
-        from nowag_exp.ops.kernels import solver_numba
-
-        return solver_numba.run_segment
-    return solver_reference.run_segment

@@ -1,3 +1,7 @@
+import math
+from collections.abc import Callable
+from types import ModuleType
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,12 +11,12 @@ from torch import Tensor
 from nowag_exp.ops.masks import (
     SMALL_GROUP,
     keep_top,
-    kth_highest_numpy,
-    kth_highest_torch,
     n_of_m_mask,
     rowwise_mask,
     unstructured_mask,
 )
+
+OPERATION = "selection"
 
 
 def slow_keep_top(scores: Tensor, keep: int) -> Tensor:
@@ -68,11 +72,48 @@ def test_ties_that_position_decides_are_counted(groups: int, n: int, levels: int
     assert n_tied == slow_count_tied(scores, mask)
 
 
-@pytest.mark.parametrize("k", [1, 7, 30])
-def test_the_selection_of_the_gpu_finds_the_same_threshold(k: int) -> None:
-    scores = torch.randn(4, 30, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(kth_highest_torch(scores, k), kth_highest_numpy(scores, k))
-    assert torch.equal(kth_highest_torch(scores, k)[:, 0], scores.sort(dim=1, descending=True).values[:, k - 1])
+SCORES = {
+    "real": lambda *shape: torch.randn(shape, generator=torch.Generator().manual_seed(0)),
+    "few levels": lambda *shape: torch.randint(-2, 3, shape, generator=torch.Generator().manual_seed(0)).float(),
+    "tiny": lambda *shape: torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 1e-40,
+    "from tiny to huge": lambda *shape: torch.logspace(-44, 38, math.prod(shape)).reshape(shape),
+    "zeros of both signs": lambda *shape: torch.zeros(shape) * torch.tensor([1.0, -1.0]).repeat(shape[-1])[: shape[-1]],
+}
+
+
+@pytest.mark.parametrize("make", SCORES.values(), ids=SCORES)
+@pytest.mark.parametrize("shape", [(4, 30), (1, 1000), (300, 17)])
+def test_every_kernel_finds_the_kth_highest_of_each_group(
+    kernels: ModuleType, make: Callable[..., Tensor], shape: tuple[int, int]
+) -> None:
+    scores = make(*shape)
+    in_order = scores.sort(dim=1, descending=True).values
+    for k in (1, 7, shape[1]):
+        assert torch.equal(kernels.kth_highest(scores, k), in_order[:, k - 1 : k])
+
+
+@pytest.mark.parametrize("make", SCORES.values(), ids=SCORES)
+def test_a_gpu_counts_the_digits_of_groups_that_no_program_holds(
+    make: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton")
+    from nowag_exp.ops.kernels import selection_triton
+
+    for name, size in (("LONGEST_HELD", 16), ("COUNTED", 128), ("STEP", 64)):
+        monkeypatch.setattr(selection_triton, name, size)
+    for shape in ((1, 1000), (3, 129)):
+        scores = make(*shape)
+        in_order = scores.sort(dim=1, descending=True).values
+        for k in (1, 65, shape[1]):
+            assert torch.equal(selection_triton.kth_highest(scores, k), in_order[:, k - 1 : k])
+
+
+def test_a_gpu_selects_fp32_alone() -> None:
+    pytest.importorskip("triton")
+    from nowag_exp.ops.kernels import selection_triton
+
+    with pytest.raises(ValueError, match=r"scores must be float32; got torch\.float16"):
+        selection_triton.kth_highest(torch.zeros(1, 20).half(), 1)
 
 
 def test_mask_of_a_strided_view_is_right() -> None:

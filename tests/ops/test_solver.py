@@ -1,9 +1,7 @@
 """The column loop against optimal brain surgery as the textbook has it: no Cholesky factor, no blocks, float64."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import torch
@@ -11,12 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from nowag_exp.ops import solver
 from nowag_exp.ops.factor import activation_order, hessian_factor
 from nowag_exp.ops.grids import dequantize, fit_grid, quantize
 from nowag_exp.ops.kernels import solver_numba, solver_reference
 from nowag_exp.ops.masks import keep_top
 from nowag_exp.ops.solver import SEGMENT, Pruning, Rounding, Solution, solve
 
+OPERATION = "solver"
 DAMPENING = 0.01
 
 
@@ -247,10 +247,8 @@ def run_kernel(kernel: Kernel, case: str) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("case", KERNEL_CASES)
-def test_the_compiled_kernel_equals_its_twin_bit_for_bit(case: str) -> None:
-    results = zip(
-        run_kernel(solver_numba.run_segment, case), run_kernel(solver_reference.run_segment, case), strict=True
-    )
+def test_every_kernel_equals_its_twin_bit_for_bit(kernels: ModuleType, case: str) -> None:
+    results = zip(run_kernel(kernels.run_segment, case), run_kernel(solver_reference.run_segment, case), strict=True)
     assert all(torch.equal(ours, twin) for ours, twin in results)
 
 
@@ -270,33 +268,15 @@ def test_the_number_of_threads_changes_nothing_and_is_not_changed() -> None:
     assert all(torch.equal(a, b) for a, b in zip(several, one, strict=True))
 
 
-def test_the_kernel_for_gpus_equals_its_twin_bit_for_bit_when_interpreted() -> None:
-    pytest.importorskip("triton")
-    # Triton decides when it is imported whether it interprets, so another process has to import it.
-    script = """
-import torch
-from nowag_exp.ops.kernels import solver_reference, solver_triton
-from tests.ops.test_solver import KERNEL_CASES, run_kernel
-for case in KERNEL_CASES:
-    pairs = zip(run_kernel(solver_triton.run_segment, case), run_kernel(solver_reference.run_segment, case))
-    assert all(torch.equal(ours, twin) for ours, twin in pairs), case
-# The way a method takes, from a Hessian through a factor as the library made it.
-from nowag_exp.ops import solver
-from nowag_exp.ops.factor import hessian_factor
-from nowag_exp.ops.solver import Pruning, Rounding
-weight, x = torch.randn(8, 24), torch.randn(50, 24)
-for pruning in (None, Pruning(0.5, (2, 4), 8), Pruning(0.5, None, 8)):
-    found = []
-    for kernels in (solver_triton, solver_reference):
-        solver._kernel = lambda device: kernels.run_segment
-        settings = dict(dead=torch.zeros(24, dtype=torch.bool), pruning=pruning, order=None)
-        settings["rounding"] = Rounding(4, None, False, "minmax", False)
-        found.append(solver.solve({"w": weight}, hessian_factor(x.T @ x, 0.01), **settings)["w"].values)
-    assert torch.equal(*found), pruning
-"""
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("pruning", [None, Pruning(0.5, (2, 4), 8), Pruning(0.5, None, 8)])
+def test_a_whole_loop_is_the_same_by_all_kernels(
+    kernels: ModuleType, pruning: Pruning | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight, hessian = problem(8, 24)
+    monkeypatch.setattr(solver, "kernels_for", lambda operation, device: kernels)
+    found = solve_one(weight, hessian, pruning, FOUR_BITS)
+    monkeypatch.setattr(solver, "kernels_for", lambda operation, device: solver_reference)
+    assert torch.equal(found.values, solve_one(weight, hessian, pruning, FOUR_BITS).values)
 
 
 @settings(max_examples=25, deadline=None)

@@ -308,7 +308,7 @@ def _task_edges(values: Float[Tensor, "groups rows d"]) -> list[int]:
 def assign(
     values: Float[Tensor, "groups rows d"], weights: Float[Tensor, "groups d"], codewords: Float[Tensor, "K d"]
 ) -> tuple[Integer[Tensor, "groups rows"], Float[Tensor, "groups rows"]]:
-    """Find each point's nearest codeword, of equally near ones the first, and its distance."""
+    """See :func:`nowag_exp.ops.kernels.kmeans_reference.assign`."""
     assignments = torch.empty(values.shape[:2], dtype=torch.int32)
     distances = torch.empty(values.shape[:2])
     arguments = (
@@ -377,7 +377,7 @@ def update(
     assignments: Integer[Tensor, "groups rows"],
     codewords: Float[Tensor, "K d"],
 ) -> tuple[Float[Tensor, "K d"], Integer[Tensor, " K"]]:
-    """Move each codeword to the weighted mean of its points, and count them."""
+    """See :func:`nowag_exp.ops.kernels.kmeans_reference.update`."""
     n_codewords, d = codewords.shape
     # Each part has sums for all codewords: with more parts than this, zeroing and adding them costs more than it saves.
     parts = min(max(assignments.numel() // (16 * n_codewords), 1), 16)
@@ -394,7 +394,7 @@ def update(
 def plus_plus(
     values: Float[Tensor, "groups rows d"], weights: Float[Tensor, "groups d"], uniforms: Float[Tensor, " K"]
 ) -> Integer[Tensor, " K"]:
-    """Draw points by D² sampling, in one pass over the points for each."""
+    """See :func:`nowag_exp.ops.kernels.kmeans_reference.plus_plus`; one pass over the points for each that is drawn."""
     groups, rows, d = values.shape
     columns = np.ascontiguousarray(values.numpy().transpose(0, 2, 1))
     nearest = np.full((groups, rows), FAR)
