@@ -17,6 +17,7 @@ from nowag_exp.evaluation import Evaluation, Measurement, Perplexity, ZeroShot
 from nowag_exp.layout import among
 from nowag_exp.methods import Dense, Method, Needs
 from nowag_exp.models import ModelSource
+from nowag_exp.ops.kernels.choice import Kernels
 from nowag_exp.records.store import content_key
 from nowag_exp.settings import settings
 from nowag_exp.tracking import Tracker
@@ -38,6 +39,9 @@ class Runtime:
             memory-mapped file (``disk``), or ``auto``, in main memory unless it is short.
         batch_tokens: tokens of one forward pass; at least one window is taken. Where memory does not suffice for them,
             the batch is halved, and the ledger says so.
+        kernels: ``auto`` for those compiled for the device, ``reference`` for their plain torch twins.
+        engine: where the linears of an input site are compressed: ``local``, on the device or, if that is a GPU, on all
+            GPUs of this machine; or on a ``ray`` cluster. The results do not depend on it.
         threads: of torch on the CPU; ``null`` for its default.
         save_every: seconds of work after which an unfinished experiment is kept in the store, so that a killed one
             loses no more than about that; 0 for after each block.
@@ -47,6 +51,8 @@ class Runtime:
     offload: Literal["auto", "always", "never"]
     activations: Literal["auto", "device", "cpu", "disk"]
     batch_tokens: int
+    kernels: Kernels
+    engine: Literal["local", "ray"]
     threads: int | None
     save_every: float
 

@@ -9,6 +9,7 @@ import torch
 
 from nowag_exp.calibration import CompressedLinear, Statistics, Walk, compress, walk
 from nowag_exp.config import Experiment
+from nowag_exp.engines import build_engine
 from nowag_exp.errors import ConfigError, NowagError, RequestError
 from nowag_exp.files import atomic_folder, locked, require_writable
 from nowag_exp.formats.folder import FolderWriter
@@ -16,6 +17,7 @@ from nowag_exp.ledger import Ledger
 from nowag_exp.measure import Evaluator, note_overlap
 from nowag_exp.methods import Needs
 from nowag_exp.models import Architecture, CausalLM, ModelSource, linear_shapes
+from nowag_exp.ops.kernels.choice import use
 from nowag_exp.progress import Reporter
 from nowag_exp.records.items import items_path, save_items
 from nowag_exp.records.provenance import PACKAGE, CostMeter, git_state, provenance
@@ -118,7 +120,7 @@ def check(experiment: Experiment, bench: Workbench) -> None:
     Raises:
         RequestError: on the first thing that is.
     """
-    choose_device(experiment)
+    build_engine(experiment.runtime.engine, choose_device(experiment)).check()
     experiment.tracking.check()
     architecture = bench.architecture(experiment)
     if problem := experiment.method.check_shapes(linear_shapes(architecture)):
@@ -165,6 +167,7 @@ def run(experiment: Experiment, bench: Workbench, reporter: Reporter) -> RunReco
     meter, ledger = CostMeter(), Ledger()
     device = choose_device(experiment)
     torch.set_num_threads(experiment.runtime.threads or DEFAULT_THREADS)
+    use(experiment.runtime.kernels)
     with meter.stage("load"):
         model = bench.model(experiment, device, reporter)
     if experiment.model.identity() != experiment.identity["model"]:
@@ -251,7 +254,8 @@ def _compress(
             writer = FolderWriter(stack.enter_context(atomic_folder(target)))
         with meter.stage("compression"), reporter.stage(f"{method.name}: blocks", n_blocks) as tick:
             keep = writer.add_weight if writer else None
-            linears = compress(model, method, statistics, ledger, tick, keep, unfinished)
+            engine = build_engine(experiment.runtime.engine, model.device)
+            linears = compress(model, method, statistics, ledger, tick, keep, unfinished, engine)
         compression = _summarise(linears, model)
         if writer:
             with meter.stage("checkpoint"):

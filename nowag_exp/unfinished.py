@@ -86,6 +86,10 @@ class Unfinished:
         self.device, self.streamed, self.meter, self.ledger = device, streamed, meter, ledger
         self._clock, self._share = Clock(save_every), save_every / n_blocks
 
+    def has(self, index: int) -> bool:
+        """Whether a block was compressed before; what was kept of it may be damaged."""
+        return self.store.path(self.kind, self._block(index)).exists()
+
     def get(self, index: int) -> CompressedBlock | None:
         """A block that was compressed before."""
         stored = self.store.load(self.kind, self._block(index), self.ledger)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -11,6 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from nowag_exp.calibration.statistics import BlockStatistics, listening
+from nowag_exp.engines import Engine, Local, SiteJob
 from nowag_exp.errors import NowagError
 from nowag_exp.formats import CompressedWeight, DenseWeight
 from nowag_exp.ledger import Irregularity, Ledger
@@ -69,6 +71,9 @@ class Statistics(Protocol):
 @runtime_checkable
 class Finished(Protocol):
     """Blocks that an interrupted run has compressed, and where this one puts its own."""
+
+    def has(self, index: int) -> bool:
+        """Whether a block is there; it may be damaged."""
 
     def get(self, index: int) -> CompressedBlock | None:
         """A block, if it is there."""
@@ -174,6 +179,7 @@ def compress(
     tick: Tick,
     keep: Callable[[str, CompressedWeight], None] | None = None,
     finished: Finished | None = None,
+    engine: Engine | None = None,
 ) -> list[CompressedLinear]:
     """Compress every linear of every block in place.
 
@@ -185,19 +191,30 @@ def compress(
         tick: called after each block.
         keep: given each compressed weight under its linear's name, to write it to a file.
         finished: blocks of an interrupted run, which are taken over.
+        engine: where sites are compressed; by default where the model is.
 
     Raises:
         NowagError: naming the linear, if a weight is NaN or infinite, before or after.
     """
+    engine = engine or Local([model.device])
+    todo = [index for index in range(model.n_blocks) if finished is None or not finished.has(index)]
+    sites = _Sites(model, statistics)
+    # Blocks that do not depend on one another are all one stream of work.
+    ahead = None if isinstance(statistics, Walk) else engine.run(method, sites.jobs(todo))
     report: list[CompressedLinear] = []
     for index in range(model.n_blocks):
-        block = known = finished.get(index) if finished else None
+        started = time.perf_counter()
+        block = known = finished.get(index) if finished is not None and index not in todo else None
         if block is None:
-            block = _compress_block(model, index, method, statistics)
+            running = ahead if ahead is not None and index in todo else engine.run(method, sites.jobs([index]))
+            results = list(islice(running, len(SITES)))
+            seconds = time.perf_counter() - started if ahead is None else sum(result.seconds for result in results)
+            weights = {name: weight for result in results for name, weight in result.weights.items()}
+            block = CompressedBlock(weights, [entry for result in results for entry in result.irregularities], seconds)
         for entry in block.irregularities:
             ledger.entries.append(entry)
         for name, compressed in block.weights.items():
-            report.append(_replace(model, index, name, compressed))
+            report.append(_replace(model, name, sites.original(index, name), compressed))
             if keep is not None:
                 keep(name, compressed)
         if known is None and finished is not None:
@@ -210,19 +227,25 @@ def compress(
     return report
 
 
-def _compress_block(model: CausalLM, index: int, method: Method, statistics: Statistics | None) -> CompressedBlock:
-    started, ledger = time.perf_counter(), Ledger()
-    block_statistics = None if statistics is None else statistics.block(index)
-    found: dict[str, CompressedWeight] = {}
-    for site in SITES:
-        weights = {name: linear.weight.data for name, linear in model.linears(index, site).items()}
-        for name, weight in weights.items():
-            _require_finite(name, weight, "in the checkpoint; download the model again")
-        seen = None if block_statistics is None else block_statistics[site.name].to(model.device)
-        if seen is not None and (dead := int((seen.sum_of_squares == 0).sum())):
-            ledger.add("dead_columns", " and ".join(weights), f"{dead} inputs are always 0", dead)
-        found |= method.compress(weights, seen, ledger)
-    return CompressedBlock(found, ledger.entries, time.perf_counter() - started)
+class _Sites:
+    """The sites of a model as pieces of work, and their weights until these are replaced."""
+
+    def __init__(self, model: CausalLM, statistics: Statistics | None) -> None:
+        self._model, self._statistics = model, statistics
+        self._originals: dict[str, Tensor] = {}
+
+    def jobs(self, blocks: Iterable[int]) -> Iterator[SiteJob]:
+        for index in blocks:
+            seen = None if self._statistics is None else self._statistics.block(index)
+            for site in SITES:
+                weights = {name: linear.weight.data for name, linear in self._model.linears(index, site).items()}
+                self._originals |= weights
+                yield SiteJob(index, site.name, weights, None if seen is None else seen[site.name])
+
+    def original(self, block: int, linear: str) -> Tensor:
+        """The weight of a linear before it was compressed."""
+        original = self._originals.pop(linear, None)
+        return self._model.weight(block, linear) if original is None else original
 
 
 def is_dense(weights: Mapping[str, CompressedWeight]) -> bool:
@@ -230,12 +253,11 @@ def is_dense(weights: Mapping[str, CompressedWeight]) -> bool:
     return all(weight.kind == DenseWeight.kind for weight in weights.values())
 
 
-def _replace(model: CausalLM, block: int, name: str, compressed: CompressedWeight) -> CompressedLinear:
+def _replace(model: CausalLM, name: str, weight: Tensor, compressed: CompressedWeight) -> CompressedLinear:
     """Put the decompressed values into the model."""
-    weight = model.weight(block, name)
-    values = compressed.decompress().to(model.dtype)
-    _require_finite(name, values, "after compression: 16 bits cannot hold them; use another method or model")
-    unchanged = values is weight
+    values = compressed.dense(model.dtype)
+    _require_finite(name, values)
+    unchanged = values.data_ptr() == weight.data_ptr()
     report = CompressedLinear(
         name=name,
         shape=compressed.shape,
@@ -249,10 +271,13 @@ def _replace(model: CausalLM, block: int, name: str, compressed: CompressedWeigh
     return report
 
 
-def _require_finite(name: str, weight: Tensor, where: str) -> None:
-    bad = int((~torch.isfinite(weight)).sum())
-    if bad:
-        raise NowagError(f"{name}: {bad} of {weight.numel()} weights are NaN or infinite {where}")
+def _require_finite(name: str, values: Tensor) -> None:
+    if not bool(torch.isfinite(values).all()):
+        bad = int((~torch.isfinite(values)).sum())
+        raise NowagError(
+            f"{name}: {bad} of {values.numel()} weights are NaN or infinite after compression: 16 bits cannot hold "
+            "them; use another method or model"
+        )
 
 
 def _relative_error(weight: Tensor, values: Tensor) -> float:

@@ -11,6 +11,7 @@ from nowag_exp.engines.site import Done, SiteJob, SiteResult, compress_detached
 from nowag_exp.errors import NowagError, RequestError, one_line
 from nowag_exp.extras import require
 from nowag_exp.methods.base import Method
+from nowag_exp.ops.kernels.choice import Kernels, in_use, use
 
 if TYPE_CHECKING:
     import ray
@@ -63,7 +64,7 @@ class Ray(Engine):
         sent: dict[ray.ObjectRef, tuple[str, torch.device]] = {}
 
         def start(job: SiteJob) -> "ray.ObjectRef":
-            reference = task.remote(method, job.to(CPU), threads, bool(room.gpus))
+            reference = task.remote(method, job.to(CPU), threads, in_use(), bool(room.gpus))
             sent[reference] = job.linears, job.device
             return reference
 
@@ -122,9 +123,10 @@ def connect(address: str | None, setting: str) -> None:
         raise RequestError(f"{setting}: Ray cannot be reached ({one_line(error)})") from error
 
 
-def _compress(method: Method, job: SiteJob, threads: int, on_gpu: bool) -> Done:
+def _compress(method: Method, job: SiteJob, threads: int, kernels: Kernels, on_gpu: bool) -> Done:
     """In a worker."""
     torch.set_num_threads(threads)
+    use(kernels)
     return compress_detached(method, job, torch.device("cuda") if on_gpu else CPU)
 
 

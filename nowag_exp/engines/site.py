@@ -68,12 +68,7 @@ class SiteResult:
 
     def to(self, device: torch.device) -> "SiteResult":
         """The same on another device."""
-        weights = {
-            linear: weight.restore(
-                weight.layout(), {name: tensor.to(device) for name, tensor in weight.tensors().items()}
-            )
-            for linear, weight in self.weights.items()
-        }
+        weights = {linear: weight.to(device) for linear, weight in self.weights.items()}
         return replace(self, weights=weights)
 
 
@@ -86,7 +81,8 @@ def compress_site(method: Method, job: SiteJob) -> SiteResult:
     """
     started, ledger = time.perf_counter(), Ledger()
     for linear, weight in job.weights.items():
-        if bad := int((~torch.isfinite(weight)).sum()):
+        if not bool(torch.isfinite(weight).all()):
+            bad = int((~torch.isfinite(weight)).sum())
             raise NowagError(
                 f"{linear}: {bad} of {weight.numel()} weights are NaN or infinite in the checkpoint; download the "
                 "model again"

@@ -84,6 +84,6 @@ def kept_positions(
         mask = unpack_positions(positions, pattern, *shape)
     except ValueError as error:
         raise FormatError(f"positions: {error}") from error
-    if (n_marked := int(mask.sum())) != n_kept:
+    if (n_marked := int(torch.count_nonzero(mask))) != n_kept:
         raise FormatError(f"positions mark {n_marked} weights, but there are {n_kept} values")
     return mask

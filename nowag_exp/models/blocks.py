@@ -273,9 +273,11 @@ class CausalLM:
         return self.module.get_parameter(name).data if self.stream is None else self.stream.tensor(name)
 
     def replace_weight(self, linear: str, values: Float[Tensor, "d_out d_in"]) -> None:
-        """Put other values into a linear, until :meth:`restore`; of a streamed model until its block is let go."""
+        """Put other values into a linear, until :meth:`restore`; of a streamed model while its block is held."""
         self._changed.add(linear)
-        self.module.get_submodule(linear).weight.data.copy_(values)
+        weight = self.module.get_submodule(linear).weight.data
+        if not weight.is_meta:
+            weight.copy_(values)
 
     def restore(self) -> None:
         """Go back to the original weights, read from the checkpoint, and to batches as large as asked for."""

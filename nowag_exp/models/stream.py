@@ -52,7 +52,7 @@ class BlockStream:
             found = {name: tensor.to(self.device) for name, tensor in tensors.items()}
             for linear, weight in compressed.items():
                 name = linear.removeprefix(_prefix(index)) + ".weight"
-                found[name] = weight.to(self.device).decompress().to(self.dtype)
+                found[name] = weight.to(self.device).dense(self.dtype)
             block.load_state_dict(found, assign=True)
             block.requires_grad_(False)
             self._held = index

@@ -92,14 +92,14 @@ def _keep_top_by_rank(scores: Float[Tensor, "groups n"], keep: int) -> Selection
 
 def _count_tied(scores: Float[Tensor, "groups n"], mask: Bool[Tensor, "groups n"]) -> int:
     lowest_kept = scores.masked_fill(~mask, torch.inf).amin(dim=1, keepdim=True)
-    return int(((scores == lowest_kept) & ~mask).sum())
+    return int(torch.count_nonzero((scores == lowest_kept) & ~mask))
 
 
 def _keep_top_by_threshold(scores: Float[Tensor, "groups n"], keep: int) -> Selection:
     """Find each group's ``keep``-th highest score in linear time, then compare."""
     threshold = kernels_for("selection", scores.device).kth_highest(scores, keep)
     mask = scores >= threshold
-    n_tied = int(mask.sum()) - keep * len(scores)
+    n_tied = int(torch.count_nonzero(mask)) - keep * len(scores)
     if n_tied == 0:
         return Selection(mask, 0)
     # Some group has more scores equal to its threshold than places for them: the first ones get the places.

@@ -191,7 +191,7 @@ class Prices:
 
         def work() -> None:
             for compressed in method.compress({"linear": weight}, seen, Ledger()).values():
-                values = compressed.decompress().to(weight.dtype)
+                values = compressed.dense(weight.dtype)
                 torch.isfinite(weight).sum(), torch.isfinite(values).sum()
                 torch.linalg.vector_norm(weight.float() - values.float())
 

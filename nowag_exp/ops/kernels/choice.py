@@ -26,6 +26,11 @@ def use(kernels: Kernels) -> None:
     _in_use = kernels
 
 
+def in_use() -> Kernels:
+    """What :func:`use` set, for processes that work for this one."""
+    return _in_use
+
+
 def kernels_for(operation: str, device: torch.device) -> ModuleType:
     """Import the kernels of an operation for a device. Compilers are imported only here: each takes half a second."""
     made_with = "reference"
