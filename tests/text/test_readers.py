@@ -70,7 +70,7 @@ def test_a_txt_file_is_one_document(tmp_path: Path) -> None:
         ("text.arrow", b"a text that is none", "is not a whole Arrow file"),
         ("magic.arrow", b"ARROW1 and no more", "is not a whole Arrow file"),
         ("broken.json.gz", b"no gzip", "is not a whole gzip file"),
-        ("cut.json.gz", gzip.compress(b'{"text": "a"}\n' * 99)[:30], "is not a whole gzip file"),
+        ("cut.json.gz", gzip.compress(b'{"text": "a"}\n' * 99, mtime=0)[:30], "is not a whole gzip file"),
     ],
 )
 def test_a_bad_file_is_named_with_what_is_wrong(tmp_path: Path, name: str, content: bytes, message: str) -> None:
