@@ -96,10 +96,10 @@ def _gpu(options: argparse.Namespace, arguments: list[str]) -> int:
 
 
 def _llmcompressor(options: argparse.Namespace, arguments: list[str]) -> int:
-    from benchmarks import llmcompressor
+    from benchmarks import against_llmcompressor
     from benchmarks.bench import CPU
 
-    return _print_and_keep(llmcompressor.run(options.methods), arguments, CPU, lambda: None)
+    return _print_and_keep(against_llmcompressor.run(options.methods), arguments, CPU, lambda: None)
 
 
 VERBS = {

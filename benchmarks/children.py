@@ -37,7 +37,7 @@ def run_child(command: Sequence[str], folder: Path | None = None) -> Cost:
         NowagError: with the last line it printed, if it fails.
     """
     with tempfile.TemporaryFile() as output, tempfile.NamedTemporaryFile("r", encoding="ascii") as report:
-        watched = (sys.executable, "-S", str(WATCHER), report.name, *command)
+        watched = (sys.executable, "-SP", str(WATCHER), report.name, *command)
         done = subprocess.run(watched, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=folder, check=False)
         if done.returncode:
             output.seek(0)

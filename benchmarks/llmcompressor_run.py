@@ -61,7 +61,9 @@ def export(compressed: Path, out: Path) -> None:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer = None
-    model.save_pretrained(out)
+    # Scales and zeros stay behind when their weights are decompressed.
+    plain = {name: tensor for name, tensor in model.state_dict().items() if name.endswith(".weight")}
+    model.save_pretrained(out, state_dict=plain)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def compare_method(method: str, base: Experiment, tokens: Path, folder: Path, py
     """Seconds, peak memory and perplexity."""
     model = base.model.folder()
     theirs = folder / f"theirs-{method}"
-    runner = (str(python), str(HERE / "llmcompressor_run.py"))
+    runner = (str(python), "-P", str(HERE / "llmcompressor_run.py"))  # Without the modules beside it.
     overrides = [f"method={method}", *METHODS[method], *SHARED, f"paths.results={folder / method}"]
     ours = run_child((*COMMAND, "run", *overrides, "evaluation.wiki_sample.n_windows=1", "checkpoint.save=true"))
     # A folder of its own: it writes logs where it is started.
