@@ -62,12 +62,12 @@ def run(bench: Bench) -> Iterator[Comparison]:
         deque(walk(model, ids, BATCH, "dense", Needs.DIAGONAL), maxlen=0)
 
     def evaluation() -> None:
-        score_windows(model, ids, last_states(model, ids, BATCH), None, lambda: None)
+        score_windows(model, ids, last_states(model, ids.split(BATCH)), None, lambda: None)
 
-    dense_states = list(last_states(model, ids, BATCH))
+    dense_states = list(last_states(model, ids.split(BATCH)))
 
     def fidelity() -> None:
-        score_windows(model, ids, last_states(model, ids, BATCH), dense_states, lambda: None)
+        score_windows(model, ids, last_states(model, ids.split(BATCH)), dense_states, lambda: None)
 
     body = Work(product=forward_operations(sizes, n_windows, CONTEXT, head=False))
     with_head = Work(product=forward_operations(sizes, n_windows, CONTEXT, head=True))

@@ -32,13 +32,20 @@ class Runtime:
 
     Attributes:
         device: ``auto`` takes a GPU if there is one.
-        batch_tokens: tokens of one forward pass; at least one window is taken.
+        offload: whether the model is streamed from its checkpoint one block at a time instead of loaded: ``always``,
+            ``never``, or ``auto``, if it does not fit. The results are the same to the last bit.
+        activations: where hidden states wait between two blocks: on the ``device``, in main memory (``cpu``), in a
+            memory-mapped file (``disk``), or ``auto``, in main memory unless it is short.
+        batch_tokens: tokens of one forward pass; at least one window is taken. Where memory does not suffice for them,
+            the batch is halved, and the ledger says so.
         threads: of torch on the CPU; ``null`` for its default.
         save_every: seconds of work after which an unfinished experiment is kept in the store, so that a killed one
             loses no more than about that; 0 for after each block.
     """
 
     device: Literal["auto", "cpu", "cuda"]
+    offload: Literal["auto", "always", "never"]
+    activations: Literal["auto", "device", "cpu", "disk"]
     batch_tokens: int
     threads: int | None
     save_every: float

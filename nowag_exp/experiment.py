@@ -15,7 +15,7 @@ from nowag_exp.formats.folder import FolderWriter
 from nowag_exp.ledger import Ledger
 from nowag_exp.measure import Evaluator, note_overlap
 from nowag_exp.methods import Needs
-from nowag_exp.models import CausalLM, ModelSource, linear_shapes
+from nowag_exp.models import Architecture, CausalLM, ModelSource, linear_shapes
 from nowag_exp.progress import Reporter
 from nowag_exp.records.items import items_path, save_items
 from nowag_exp.records.provenance import PACKAGE, CostMeter, git_state, provenance
@@ -30,6 +30,7 @@ from nowag_exp.records.record import (
     save_record,
 )
 from nowag_exp.records.store import Store, content_key
+from nowag_exp.residence import choose
 from nowag_exp.shelf import StatisticsShelf
 from nowag_exp.text import DrawnTokens, Tokenizer, load_tokenizer
 from nowag_exp.unfinished import Unfinished
@@ -82,14 +83,33 @@ class Workbench:
             self._tokens[drawn_from] = drawn
         return self._tokens[drawn_from]
 
-    def model(self, source: ModelSource, device: torch.device) -> CausalLM:
-        """The model with its original weights; one is kept, and restored if an experiment changed it."""
-        key = content_key({**source.identity(), "device": str(device)})
+    def model(self, experiment: Experiment, device: torch.device, reporter: Reporter) -> CausalLM:
+        """The model with its original weights; one is kept, and restored if an experiment changed it.
+
+        Raises:
+            RequestError: if memory does not suffice for even one block of it.
+        """
+        source = experiment.model
+        texts = [len(self.tokens(experiment, key).ids) * text.context_length for key, text in experiment.texts.items()]
+        sizes = Architecture.of(self.architecture(experiment))
+        found = choose(experiment, sizes, device, max(texts, default=0), self._held_bytes())
+        key = content_key({**source.identity(), "device": str(device), "streamed": found.streamed})
         if self._model is None or self._model[0] != key:
             self._model = None  # Free the old one first.
-            self._model = (key, source.load(device))
-        self._model[1].restore()
-        return self._model[1]
+            log.info(found.reason)
+            if found.streamed:
+                reporter.say(found.reason)
+            self._model = (key, source.load(device, found.streamed))
+        model = self._model[1]
+        model.restore()
+        model.placement, model.scratch = found.placement, experiment.paths.folder / "store"
+        return model
+
+    def _held_bytes(self) -> float:
+        """What the kept model takes where it computes; it will be used again or freed."""
+        if self._model is None or self._model[1].stream is not None or self._model[1].device.type != "cuda":
+            return 0.0  # In main memory it counts as what this process holds.
+        return float(sum(parameter.nbytes for parameter in self._model[1].module.parameters()))
 
 
 def check(experiment: Experiment, bench: Workbench) -> None:
@@ -146,18 +166,22 @@ def run(experiment: Experiment, bench: Workbench, reporter: Reporter) -> RunReco
     device = choose_device(experiment)
     torch.set_num_threads(experiment.runtime.threads or DEFAULT_THREADS)
     with meter.stage("load"):
-        model = bench.model(experiment.model, device)
+        model = bench.model(experiment, device, reporter)
     if experiment.model.identity() != experiment.identity["model"]:
         raise RequestError(
             "model: its files changed since the experiment was fingerprinted; run the same command again"
         )
     save_every = experiment.runtime.save_every
     store = Store(experiment.paths.folder / "store")
-    unfinished = Unfinished(store, experiment.fingerprint, len(model.blocks), save_every, device, meter, ledger)
+    streamed = model.stream is not None
+    unfinished = Unfinished(store, experiment.fingerprint, model.n_blocks, save_every, device, streamed, meter, ledger)
     evaluator = Evaluator(experiment, functools.partial(bench.tokens, experiment), unfinished, meter, ledger, reporter)
     evaluator.look_at_dense(model)
     compression = _compress(experiment, model, bench, unfinished, meter, ledger, reporter)
     metrics, items = evaluator.measure(model)
+    if model.most_tokens is not None:
+        detail = f"of runtime.batch_tokens={experiment.runtime.batch_tokens} fit into memory in parts of"
+        ledger.add("halved_batches", str(device), f"{detail} {model.most_tokens} tokens")
     record = RunRecord(
         schema_version=SCHEMA_VERSION,
         fingerprint=experiment.fingerprint,
@@ -203,7 +227,7 @@ def _compress(
     reporter: Reporter,
 ) -> Compression:
     """Compress the model in place, and write it to its folder if that is asked for."""
-    method, n_blocks = experiment.method, len(model.blocks)
+    method, n_blocks = experiment.method, model.n_blocks
     statistics: Statistics | None = None
     if experiment.calibration is not None:
         tokens = bench.tokens(experiment, "calibration")
@@ -250,8 +274,8 @@ def _finish_checkpoint(writer: FolderWriter, model: CausalLM, compression: Compr
     Raises:
         NowagError: if the files are not as large as the record says.
     """
-    for name, parameter in model.other_parameters():
-        writer.add_tensor(name, parameter)
+    for name, _ in model.other_parameters():
+        writer.add_tensor(name, model.values(name))
     config = {**model.checkpoint.config, "dtype": str(model.dtype).removeprefix("torch.")}
     config.pop("torch_dtype", None)  # What older versions of transformers called it.
     n_bytes = writer.finish(config, model.checkpoint.files_beside_weights())

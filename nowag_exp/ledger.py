@@ -10,6 +10,7 @@ Kind = Literal[
     "raised_dampening",
     "overlapping_windows",
     "truncated_items",
+    "halved_batches",
     "corrupted_store_entry",
     "tracking_failed",
 ]
@@ -25,6 +26,7 @@ class Irregularity:
             was nearest to; ``raised_dampening``: a Hessian was not positive definite with the dampening asked for;
             ``overlapping_windows``: calibration sequences or evaluation windows that share text;
             ``truncated_items``: zero-shot requests too long for the model, which lost the beginning of their context;
+            ``halved_batches``: batches of ``runtime.batch_tokens`` did not fit into memory and were computed in parts;
             ``corrupted_store_entry``: a stored stage was damaged, so it was computed again; ``tracking_failed``: the
             record did not reach a tracker, and the entry goes when it has.
         where: the linear, site, file or tracker.

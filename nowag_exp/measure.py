@@ -69,7 +69,8 @@ class Evaluator:
                     tokens = self._tokens(text.key)
                     states = DenseStates(store, identity, tokens.sha256, self._ledger)
                     with self._reporter.stage(f"dense model, {text.protocol}: windows", len(tokens.ids)) as tick:
-                        kept += states.prepare(model, tokens.ids, self._experiment.batch_size(text), tick)
+                        batch_size = self._experiment.batch_size(text)
+                        kept += states.prepare(model, tokens.ids, batch_size, tick, self._reporter.stage)
                     n_windows += len(tokens.ids)
                     self._dense_states[text.key] = states
                 self._meter.add_earlier("reference", sum(kept))
@@ -115,7 +116,8 @@ class Evaluator:
             if reference is not None and self._experiment.is_dense:
                 scores = score_windows(model, tokens.ids, reference, None, tick)
             else:
-                scores = score_windows(model, tokens.ids, last_states(model, tokens.ids, batch_size), reference, tick)
+                own = last_states(model, tokens.ids.split(batch_size), stage=self._reporter.stage)
+                scores = score_windows(model, tokens.ids, own, reference, tick)
         details = {
             "dtype": str(model.dtype).removeprefix("torch."),
             "n_predicted": tokens.ids.numel() - len(tokens.ids),
@@ -126,7 +128,7 @@ class Evaluator:
         if dense is None or not self._experiment.is_dense or not len(first.ids):
             return metrics
         with self._reporter.stage(f"{text.protocol}: dense model in bfloat16 and float32", len(first.ids)) as tick:
-            floor = noise_floor(model, first.ids, batch_size, tick)
+            floor = noise_floor(model, first.ids, batch_size, tick, self._reporter.stage)
         between = {"dtypes": "bfloat16 against float32"}
         return [*metrics, *fidelity_metrics(text.protocol, first.sha256, floor, between, NOISE_FLOOR)]
 
@@ -144,7 +146,7 @@ class Evaluator:
         names, n_items = ", ".join(suite.name for suite in suites), sum(suite.n_items() for suite in suites)
         with self._reporter.stage(f"{who}{names}: items", n_items) as tick:
             folder, batch_tokens = self._experiment.model.folder(), self._experiment.runtime.batch_tokens
-            return score(model, folder, suites, batch_tokens, tick)
+            return score(model, folder, suites, batch_tokens, tick, self._reporter.stage)
 
     def _note_truncated(self, outcome: SuiteOutcome) -> None:
         truncated = {metric.protocol: metric.details.get("n_truncated", 0) for metric in outcome.metrics}

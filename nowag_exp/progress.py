@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 
 from rich.console import Console
@@ -17,6 +17,9 @@ Tick = Callable[..., None]
 
 Given ``step``, its number, if steps end in another order than they began; and ``known=True`` if it was done before.
 """
+
+Stage = Callable[[str, int], AbstractContextManager[Tick]]
+"""Opens a bar for a stage of so many steps, :meth:`Reporter.stage`."""
 
 LOG_EVERY = 10.0
 """Seconds between two lines of a stage in the log, which tell how far a job came that was killed."""

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from nowag_exp.evaluation import Metric, ZeroShot, last_states
 from nowag_exp.evaluation.zero_shot import SuiteOutcome
 from nowag_exp.ledger import Ledger
 from nowag_exp.models import CausalLM
-from nowag_exp.progress import Tick
+from nowag_exp.progress import Stage, Tick
 from nowag_exp.records.items import from_parquet, to_parquet
 from nowag_exp.records.store import Store, Stored, content_key
 
@@ -45,7 +46,12 @@ class DenseStates:
         self._inputs = {"version": VERSION, "model": model, "tokens": tokens}
 
     def prepare(
-        self, model: CausalLM, ids: Int64[Tensor, "windows context"], batch_size: int, tick: Tick
+        self,
+        model: CausalLM,
+        ids: Int64[Tensor, "windows context"],
+        batch_size: int,
+        tick: Tick,
+        stage: Stage | None = None,
     ) -> list[float]:
         """Compute what is not kept; the model must be the dense one.
 
@@ -55,17 +61,27 @@ class DenseStates:
             Of each window that was kept, the seconds that it took when it was computed.
         """
         kept: list[float] = []
+        missing: dict[int, Tensor] = {}
         with self.store.lock(self.kind, content_key(self._inputs)):
             for index, windows in enumerate(self._split(model, ids)):
-                stored, started = self.store.load(self.kind, self._key(index), self.ledger), time.perf_counter()
-                if stored is not None:
-                    kept += [stored.notes["seconds"] / len(windows)] * len(windows)
-                else:
-                    states = torch.stack(list(last_states(model, windows, batch_size))).cpu()
-                    notes = {"seconds": time.perf_counter() - started}
-                    self.store.save(self.kind, self._key(index), Stored({"states": states.contiguous()}, notes))
+                stored = self.store.load(self.kind, self._key(index), self.ledger)
+                if stored is None:
+                    missing[index] = windows
+                    continue
+                kept += [stored.notes["seconds"] / len(windows)] * len(windows)
                 for _ in windows:
-                    tick(known=stored is not None)
+                    tick(known=True)
+            # One pass for all of them: a streamed model is read once. Batches end where entries do, so that the states
+            # do not depend on which entries are missing.
+            batches = [batch for windows in missing.values() for batch in windows.split(batch_size)]
+            states = last_states(model, batches, stage=stage)
+            for index, windows in missing.items():
+                started = time.perf_counter()
+                of_entry = torch.stack([state.cpu() for state in islice(states, len(windows))])
+                notes = {"seconds": time.perf_counter() - started}
+                self.store.save(self.kind, self._key(index), Stored({"states": of_entry.contiguous()}, notes))
+                for _ in windows:
+                    tick()
         return kept
 
     def windows(

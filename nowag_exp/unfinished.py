@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from nowag_exp import interrupt
-from nowag_exp.calibration.walk import CompressedBlock, Statistics, Walk
+from nowag_exp.calibration.walk import CompressedBlock, Statistics, Walk, is_dense
+from nowag_exp.errors import NowagError
 from nowag_exp.evaluation import Metric
-from nowag_exp.formats import FORMATS
+from nowag_exp.formats import FORMATS, CompressedWeight
 from nowag_exp.ledger import Irregularity, Ledger
 from nowag_exp.records.provenance import CostMeter
 from nowag_exp.records.store import Store, Stored
@@ -42,7 +43,7 @@ class Clock:
 def pack_walk(passing: Walk) -> dict[str, Tensor]:
     """The activations of a walk that stands before a block, for the store."""
     passing.settle()
-    return {f"{ACTIVATIONS}.{number}": batch.contiguous() for number, batch in enumerate(passing.hidden)}
+    return {f"{ACTIVATIONS}.{number}": batch.contiguous() for number, batch in enumerate(passing.hidden.tensors())}
 
 
 def unpack_walk(tensors: Mapping[str, Tensor]) -> list[Tensor]:
@@ -56,7 +57,8 @@ class Unfinished:
 
     With ``compressed`` propagation every block is kept, as those after it depend on it, and the activations whenever
     ``save_every`` seconds have passed. Otherwise blocks are independent, and one is kept if it took its share of
-    ``save_every``: writing what took no time to compute would cost more than it saves.
+    ``save_every``: writing what took no time to compute would cost more than it saves. Of a streamed model every block
+    is kept, as it is read back whenever the model passes it.
 
     Args:
         store: keeps it.
@@ -64,6 +66,7 @@ class Unfinished:
         n_blocks: of the model.
         save_every: about how many seconds of work may be lost.
         device: that the model is on.
+        streamed: whether the model is.
         meter: of the costs; what was taken over is counted there.
         ledger: damaged entries go there.
     """
@@ -75,11 +78,12 @@ class Unfinished:
         n_blocks: int,
         save_every: float,
         device: torch.device,
+        streamed: bool,
         meter: CostMeter,
         ledger: Ledger,
     ) -> None:
         self.store, self.kind, self.n_blocks = store, f"unfinished/{fingerprint}", n_blocks
-        self.device, self.meter, self.ledger = device, meter, ledger
+        self.device, self.streamed, self.meter, self.ledger = device, streamed, meter, ledger
         self._clock, self._share = Clock(save_every), save_every / n_blocks
 
     def get(self, index: int) -> CompressedBlock | None:
@@ -87,20 +91,29 @@ class Unfinished:
         stored = self.store.load(self.kind, self._block(index), self.ledger)
         if stored is None:
             return None
-        weights = {
-            name: FORMATS[kind].restore(
-                layout, {field: stored.tensors[f"{name}.{field}"].to(self.device) for field in fields}
-            )
-            for name, kind, layout, fields in stored.notes["weights"]
-        }
         entries = [Irregularity(**entry) for entry in stored.notes["irregularities"]]
         self.meter.take_over("compression", stored.notes["seconds"])
+        weights = {name: weight.to(self.device) for name, weight in _weights(stored).items()}
         return CompressedBlock(weights, entries, stored.notes["seconds"])
+
+    def weights(self, index: int) -> dict[str, CompressedWeight]:
+        """Those of a block that is kept, in main memory.
+
+        Raises:
+            NowagError: if it went since it was.
+        """
+        stored = self.store.load(self.kind, self._block(index), self.ledger)
+        if stored is None:
+            raise NowagError(
+                f"{self.store.path(self.kind, self._block(index))}: was damaged or removed while it was in use; "
+                "run the same command again"
+            )
+        return _weights(stored)
 
     def put(self, index: int, block: CompressedBlock, statistics: Statistics | None) -> None:
         """Keep a block, and what the next one sees, if they are worth it."""
-        propagates = isinstance(statistics, Walk)
-        if not propagates and block.seconds < self._share and not interrupt.requested():
+        needed = isinstance(statistics, Walk) or (self.streamed and not is_dense(block.weights))
+        if not needed and block.seconds < self._share and not interrupt.requested():
             return
         tensors: dict[str, Tensor] = {}
         weights: list[Any] = []  # A list, for the order: the store sorts keys.
@@ -148,6 +161,13 @@ class Unfinished:
     @staticmethod
     def _block(index: int) -> str:
         return f"block-{index:05}"
+
+
+def _weights(stored: Stored) -> dict[str, CompressedWeight]:
+    return {
+        name: FORMATS[kind].restore(layout, {field: stored.tensors[f"{name}.{field}"] for field in fields})
+        for name, kind, layout, fields in stored.notes["weights"]
+    }
 
 
 def clear(store: Store, fingerprint: str) -> None:

@@ -50,6 +50,28 @@ def model(workplace: Path) -> "CausalLM":
     return build(compose(["model=tiny"])["model"], "model", ModelSource).load(torch.device("cpu"))
 
 
+@pytest.fixture
+def memory_of(monkeypatch: pytest.MonkeyPatch) -> "Callable[[CausalLM, int], list[tuple[int, int]]]":
+    """Lets no more than so many tokens fit into memory at once; gives the shapes of the parts that are computed."""
+    import torch
+
+    def limit(model: "CausalLM", n_tokens: int) -> list[tuple[int, int]]:
+        plain, parts = model._forward, []
+
+        def forward(block: "torch.nn.Module", hidden: "torch.Tensor", *others: object) -> "torch.Tensor":
+            # The block is run first, so that what listens to it has heard of it.
+            output = plain(block, hidden, *others)
+            if hidden.shape[0] * hidden.shape[1] > n_tokens:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            parts.append(tuple(hidden.shape[:2]))
+            return output
+
+        monkeypatch.setattr(model, "_forward", forward)
+        return parts
+
+    return limit
+
+
 TINY_RUN = [
     "model=tiny",
     "calibration=files",

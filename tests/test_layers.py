@@ -19,7 +19,7 @@ LAYERS = [
     {"methods", "models", "text"},
     {"calibration", "evaluation", "records"},
     {"config", "compose", "published", "reference", "shelf", "tracking", "unfinished"},
-    {"measure"},
+    {"measure", "memory", "residence"},
     {"experiment"},
     {"runner", "sweep", "planning"},
     {"execution", "report"},

@@ -10,7 +10,7 @@ from nowag_exp.config import Experiment, build_experiment
 from nowag_exp.evaluation import last_states, perplexity, score_windows
 from nowag_exp.execution import run_all
 from nowag_exp.experiment import Workbench, check
-from nowag_exp.models import CausalLM
+from nowag_exp.models import Batch, CausalLM
 from nowag_exp.progress import Reporter
 
 pytestmark = pytest.mark.real_model
@@ -29,7 +29,7 @@ def make(*overrides: str) -> Experiment:
 
 @pytest.fixture(scope="module")
 def model(bench: Workbench) -> CausalLM:
-    return bench.model(make().model, torch.device("cpu"))
+    return bench.model(make(), torch.device("cpu"), Reporter())
 
 
 def test_dense_perplexity_equals_ten_lines_of_transformers(model: CausalLM, bench: Workbench) -> None:
@@ -45,7 +45,7 @@ def test_dense_perplexity_equals_ten_lines_of_transformers(model: CausalLM, benc
             losses.append(plain(window[None], labels=window[None]).loss.item())
     expected = math.exp(sum(losses) / len(losses))
 
-    ours, _ = perplexity(score_windows(model, windows, last_states(model, windows, 2), None, lambda: None).losses)
+    ours, _ = perplexity(score_windows(model, windows, last_states(model, windows.split(2)), None, lambda: None).losses)
     assert ours == pytest.approx(expected, rel=1e-4)
     assert 10 < ours < 40, "a language model of this size on Wikipedia"
 
@@ -54,9 +54,9 @@ def test_blocks_run_one_by_one_give_the_whole_model(model: CausalLM) -> None:
     ids = torch.randint(49152, (1, 64), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         hidden = model.embed(ids)
-        for index in range(len(model.blocks)):
+        for index in range(model.n_blocks):
             hidden = model.run_block(index, hidden)
-        assert torch.equal(model.module.model.norm(hidden), model.last_hidden(ids))
+        assert torch.equal(model.module.model.norm(hidden), next(model.last_hidden([Batch(ids)])))
 
 
 def test_the_order_of_methods_at_half_sparsity_is_sane(bench: Workbench, tmp_path) -> None:

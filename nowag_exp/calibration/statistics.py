@@ -32,9 +32,8 @@ class Accumulator:
         self.sum_of_squares: Tensor | None = None
         self.second_moment: Tensor | None = None
 
-    def add(self, activations: Float[Tensor, "*batch d_in"]) -> None:
-        """Add the activations of one batch."""
-        rows = activations.detach().reshape(-1, activations.shape[-1]).float()
+    def add(self, rows: Float[Tensor, "tokens d_in"]) -> None:
+        """Add the activations of one batch, in fp32."""
         batch = torch.square(rows).sum(dim=0).double()
         self.n_tokens += len(rows)
         self.sum_of_squares = batch if self.sum_of_squares is None else self.sum_of_squares + batch
@@ -63,21 +62,54 @@ class Accumulator:
         return SiteStatistics(self.n_tokens, self.sum_of_squares, self.second_moment)
 
 
+class SiteListener:
+    """Adds up what reaches the input sites of a block, once the block was run to its end.
+
+    A run that memory did not suffice for has reached some sites and not others: it must not count at any.
+    """
+
+    def __init__(self, needs: Needs) -> None:
+        self.accumulators = {site.name: Accumulator(needs) for site in SITES}
+        self._heard: dict[str, Tensor] = {}
+
+    def hear(self, site: str, activations: Float[Tensor, "*batch d_in"]) -> None:
+        """Take note of the activations of one batch at one site."""
+        self._heard[site] = activations.detach()
+
+    def add(self) -> None:
+        """Add up what was heard, at all sites or, if memory does not suffice for it, at none."""
+        rows = {site: heard.reshape(-1, heard.shape[-1]).float() for site, heard in self._heard.items()}
+        self._heard.clear()
+        for site, of_site in rows.items():
+            self.accumulators[site].add(of_site)
+
+    def forget(self) -> None:
+        """What was heard does not count."""
+        self._heard.clear()
+
+    def results(self, block: int) -> BlockStatistics:
+        """What was added up at each site.
+
+        Raises:
+            NowagError: naming the linears, if that is nothing or not finite.
+        """
+        return {site.name: self.accumulators[site.name].result(" and ".join(site.names(block))) for site in SITES}
+
+
 @contextmanager
-def listening(model: CausalLM, block: int, needs: Needs) -> Iterator[dict[str, Accumulator]]:
-    """Collect at the block's input sites while the body runs: one hook a site, on the first of its linears."""
-    accumulators: dict[str, Accumulator] = {}
+def listening(model: CausalLM, block: int, needs: Needs) -> Iterator[SiteListener]:
+    """Listen at the block's input sites while the body runs: one hook a site, on the first of its linears."""
+    listener = SiteListener(needs)
     hooks = []
     for site in SITES:
-        accumulator = accumulators[site.name] = Accumulator(needs)
         first_linear = next(iter(model.linears(block, site).values()))
 
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], accumulator: Accumulator = accumulator) -> None:
-            accumulator.add(inputs[0])
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], site: str = site.name) -> None:
+            listener.hear(site, inputs[0])
 
         hooks.append(first_linear.register_forward_pre_hook(hook))
     try:
-        yield accumulators
+        yield listener
     finally:
         for handle in hooks:
             handle.remove()

@@ -1,8 +1,9 @@
 """The walk over the blocks: statistics of each block's input sites, and the compression of its linears."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -11,10 +12,10 @@ from torch import Tensor
 
 from nowag_exp.calibration.statistics import BlockStatistics, listening
 from nowag_exp.errors import NowagError
-from nowag_exp.formats import CompressedWeight
+from nowag_exp.formats import CompressedWeight, DenseWeight
 from nowag_exp.ledger import Irregularity, Ledger
 from nowag_exp.methods.base import Method, Needs, Propagate
-from nowag_exp.models.blocks import SITES, CausalLM, Site
+from nowag_exp.models.blocks import SITES, CausalLM
 from nowag_exp.progress import Tick
 
 
@@ -75,6 +76,9 @@ class Finished(Protocol):
     def put(self, index: int, block: CompressedBlock, statistics: Statistics | None) -> None:
         """A block that was just compressed, its weights in the model already."""
 
+    def weights(self, index: int) -> Mapping[str, CompressedWeight]:
+        """Those of a block that was put or is there."""
+
 
 class Walk:
     """Activations of the calibration tokens on their way through the blocks; gives statistics block by block.
@@ -84,7 +88,7 @@ class Walk:
 
     Args:
         model: to run.
-        hidden: input of block ``index``, a tensor a batch of windows, on the CPU.
+        hidden: input of block ``index``, a tensor a batch of windows.
         propagate: what the next block sees.
         needs: which statistics.
         index: block that the activations stand before.
@@ -93,14 +97,14 @@ class Walk:
     def __init__(
         self,
         model: CausalLM,
-        hidden: list[Float[Tensor, "_ context hidden"]],
+        hidden: Iterable[Float[Tensor, "_ context hidden"]],
         propagate: Propagate,
         needs: Needs,
         index: int = 0,
     ) -> None:
-        # One copy of the activations of all batches, on the CPU: 128 sequences of 4096 tokens of a 70B model are 8.6 GB
-        # in 16 bits. A batch is overwritten as soon as nothing needs its input any more.
-        self.model, self.hidden, self.propagate, self.needs, self.index = model, hidden, propagate, needs, index
+        # One copy of the activations: a batch is overwritten as soon as nothing needs its input any more.
+        self.model, self.hidden = model, model.waiting(hidden)
+        self.propagate, self.needs, self.index = propagate, needs, index
         self._stands = True  # Before block `index`; otherwise that block still has to be run on its final weights.
 
     def __iter__(self) -> Iterator[BlockStatistics]:
@@ -109,19 +113,19 @@ class Walk:
     @torch.inference_mode()
     def __next__(self) -> BlockStatistics:
         self.settle()
-        if self.index == len(self.model.blocks):
+        if self.index == self.model.n_blocks:
             raise StopIteration
         index = self.index
-        with listening(self.model, index, self.needs) as accumulators:
-            for number, batch in enumerate(self.hidden):
-                output = self.model.run_block(index, batch.to(self.model.device))
+        with listening(self.model, index, self.needs) as listener:
+            for number in range(len(self.hidden)):
+                output = self.model.run_block(index, self.hidden[number], listener)
                 if self.propagate == "dense":
-                    self.hidden[number] = output.cpu()
+                    self.hidden[number] = output
         if self.propagate == "dense":
             self.index += 1
         else:
             self._stands = False
-        return {site.name: accumulators[site.name].result(_names(self.model, index, site)) for site in SITES}
+        return listener.results(index)
 
     def block(self, index: int) -> BlockStatistics:
         """Statistics of the block that the activations stand before, or of the one after it once that has its weights.
@@ -139,15 +143,16 @@ class Walk:
         self.settle()
         if index == self.index:
             self._stands = False
+            self.settle()  # While the block is there: a streamed model would have to read it again.
 
     @torch.inference_mode()
     def settle(self) -> None:
         """Bring the activations before block :attr:`index`."""
         if self._stands:
             return
-        if self.index < len(self.model.blocks) - 1:  # Nothing reads what the last one puts out.
-            for number, batch in enumerate(self.hidden):
-                self.hidden[number] = self.model.run_block(self.index, batch.to(self.model.device)).cpu()
+        if self.index < self.model.n_blocks - 1:  # Nothing reads what the last one puts out.
+            for number in range(len(self.hidden)):
+                self.hidden[number] = self.model.run_block(self.index, self.hidden[number])
         self.index += 1
         self._stands = True
 
@@ -157,11 +162,7 @@ def walk(
     model: CausalLM, tokens: Int64[Tensor, "n context"], batch_size: int, propagate: Propagate, needs: Needs
 ) -> Walk:
     """A walk from the first block on."""
-    return Walk(model, [model.embed(batch).cpu() for batch in tokens.split(batch_size)], propagate, needs)
-
-
-def _names(model: CausalLM, index: int, site: Site) -> str:
-    return " and ".join(model.linears(index, site))
+    return Walk(model, (model.embed(batch) for batch in tokens.split(batch_size)), propagate, needs)
 
 
 @torch.inference_mode()
@@ -189,20 +190,22 @@ def compress(
         NowagError: naming the linear, if a weight is NaN or infinite, before or after.
     """
     report: list[CompressedLinear] = []
-    for index in range(len(model.blocks)):
+    for index in range(model.n_blocks):
         block = known = finished.get(index) if finished else None
         if block is None:
             block = _compress_block(model, index, method, statistics)
         for entry in block.irregularities:
             ledger.entries.append(entry)
         for name, compressed in block.weights.items():
-            report.append(_replace(model, name, compressed))
+            report.append(_replace(model, index, name, compressed))
             if keep is not None:
                 keep(name, compressed)
+        if known is None and finished is not None:
+            finished.put(index, block, statistics)
+        if model.stream is not None and not is_dense(block.weights):
+            model.stream.rewrite(index, partial(finished.weights, index) if finished else partial(dict, block.weights))
         if known is not None and statistics is not None:
             statistics.skip(index)
-        elif finished is not None:
-            finished.put(index, block, statistics)
         tick(known=known is not None)
     return report
 
@@ -217,14 +220,19 @@ def _compress_block(model: CausalLM, index: int, method: Method, statistics: Sta
             _require_finite(name, weight, "in the checkpoint; download the model again")
         seen = None if block_statistics is None else block_statistics[site.name].to(model.device)
         if seen is not None and (dead := int((seen.sum_of_squares == 0).sum())):
-            ledger.add("dead_columns", _names(model, index, site), f"{dead} inputs are always 0", dead)
+            ledger.add("dead_columns", " and ".join(weights), f"{dead} inputs are always 0", dead)
         found |= method.compress(weights, seen, ledger)
     return CompressedBlock(found, ledger.entries, time.perf_counter() - started)
 
 
-def _replace(model: CausalLM, name: str, compressed: CompressedWeight) -> CompressedLinear:
+def is_dense(weights: Mapping[str, CompressedWeight]) -> bool:
+    """Whether these weights are what the checkpoint has."""
+    return all(weight.kind == DenseWeight.kind for weight in weights.values())
+
+
+def _replace(model: CausalLM, block: int, name: str, compressed: CompressedWeight) -> CompressedLinear:
     """Put the decompressed values into the model."""
-    weight = model.module.get_submodule(name).weight.data
+    weight = model.weight(block, name)
     values = compressed.decompress().to(model.dtype)
     _require_finite(name, values, "after compression: 16 bits cannot hold them; use another method or model")
     unchanged = values is weight

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from nowag_exp.errors import NowagError
 from nowag_exp.evaluation.metrics import Metric, mean_and_error, perplexity
+from nowag_exp.models.batch import Batch
 from nowag_exp.models.blocks import CausalLM
-from nowag_exp.progress import Tick
+from nowag_exp.progress import Stage, Tick
 
 LOGITS_AT_ONCE = 2**26
 """Logits held at a time (256 MiB in fp32): a window of 8192 tokens over 128256 words would be 4 GiB."""
@@ -33,13 +34,22 @@ class WindowScores:
     agreement: Float[Tensor, " windows"] | None
 
 
-@torch.inference_mode()
 def last_states(
-    model: CausalLM, ids: Int64[Tensor, "windows context"], batch_size: int
+    model: CausalLM,
+    batches: Iterable[Int64[Tensor, "_ context"]],
+    dtype: torch.dtype | None = None,
+    stage: Stage | None = None,
 ) -> Iterator[Float[Tensor, "predicting hidden"]]:
-    """Input of the head, window by window, at the positions that predict a token of it: all but the last."""
-    for batch in ids.split(batch_size):
-        yield from model.last_hidden(batch)[:, :-1]
+    """Input of the head, window by window, at the positions that predict a token of it: all but the last.
+
+    Args:
+        model: as it is now.
+        batches: windows that are computed together.
+        dtype: another precision than the model's.
+        stage: shows how far a streamed model is.
+    """
+    for hidden in model.last_hidden([Batch(ids) for ids in batches], dtype, stage):
+        yield from hidden[:, :-1]
 
 
 @torch.inference_mode()

@@ -70,6 +70,11 @@ class CompressedWeight(ABC):
         values = {name: getattr(self, name) for name in self.tensor_names}
         return {name: value for name, value in values.items() if value is not None}
 
+    def to(self, device: torch.device) -> "CompressedWeight":
+        """The same, its tensors on a device."""
+        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in self.tensors().items()}
+        return dataclasses.replace(self, **moved)
+
     def layout(self) -> dict[str, Any]:
         """Everything else needed to decompress, as plain JSON."""
         names = [field.name for field in dataclasses.fields(self) if field.name not in self.tensor_names]

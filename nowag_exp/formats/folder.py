@@ -25,7 +25,7 @@ from nowag_exp.formats.dense import DenseWeight
 QUANT_METHOD = "nowag_exp"
 FORMAT_VERSION = 1
 STORED_AS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "U8": torch.uint8}
-SHARD_BYTES = 2 * 1024**3
+SHARD_BYTES = 512 * 1024**2
 AGAIN = "save the checkpoint again (checkpoint.save=true)"
 
 

@@ -1,6 +1,8 @@
 """Where weights come from, and the blocks and input sites of a model."""
 
+from nowag_exp.models.activations import Activations, Placement
 from nowag_exp.models.architecture import Architecture
+from nowag_exp.models.batch import Batch
 from nowag_exp.models.blocks import SITES, CausalLM, Site, linear_shapes
 from nowag_exp.models.checkpoint import Checkpoint
 from nowag_exp.models.packaged import PackagedModel
@@ -9,13 +11,16 @@ from nowag_exp.models.tiny import TinyModel
 
 __all__ = [
     "SITES",
+    "Activations",
     "Architecture",
+    "Batch",
     "CausalLM",
     "Checkpoint",
     "HubModel",
     "LocalModel",
     "ModelSource",
     "PackagedModel",
+    "Placement",
     "Site",
     "TinyModel",
     "linear_shapes",

@@ -1,18 +1,24 @@
-"""A loaded Llama as blocks: embed, run one block at a time, and name the linears by the activation they read."""
+"""A Llama as blocks: embed, run one block at a time, and name the linears by the activation they read."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from nowag_exp.errors import RequestError
+from nowag_exp.errors import NowagError, RequestError
+from nowag_exp.models.activations import Activations, Placement
 from nowag_exp.models.architecture import Architecture
+from nowag_exp.models.batch import Batch, sees
 from nowag_exp.models.checkpoint import Checkpoint
+from nowag_exp.models.stream import BlockStream
+from nowag_exp.progress import Stage
 from nowag_exp.quiet import quiet_libraries
 
 
@@ -28,6 +34,10 @@ class Site:
     name: str
     linears: tuple[str, ...]
 
+    def names(self, block: int) -> list[str]:
+        """Full names of its linears in a block, ``model.layers.3.mlp.up_proj``."""
+        return [f"model.layers.{block}.{path}" for path in self.linears]
+
 
 SITES = (
     Site("attention_input", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
@@ -36,6 +46,12 @@ SITES = (
     Site("mlp_output", ("mlp.down_proj",)),
 )
 """The four input sites of a Llama block, in the order in which they are computed."""
+
+PATHS = tuple(path for site in SITES for path in site.linears)
+"""The linears of a block, by their paths inside it."""
+
+# eager attention takes a missing mask for "no mask at all"; sdpa takes it for causal.
+OPTIONS = {"trust_remote_code": False, "attn_implementation": "sdpa"}
 
 ARCHITECTURES = ("LlamaForCausalLM",)
 
@@ -64,20 +80,40 @@ def linear_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     return Architecture.of(config).linears()
 
 
+@runtime_checkable
+class Listener(Protocol):
+    """Hears the inputs of a block while it runs, and is told whether the run counts."""
+
+    def add(self) -> None:
+        """It was run to its end: add up what was heard."""
+
+    def forget(self) -> None:
+        """It was not, for lack of memory, and will be run again."""
+
+
 class CausalLM:
-    """A Llama in memory.
+    """A Llama, loaded or streamed from its checkpoint a block at a time.
 
     Args:
-        module: the transformers model, in eval mode.
+        module: the transformers model, in eval mode; of a streamed one the skeleton.
         checkpoint: where its weights came from; compressed weights are replaced by these in :meth:`restore`.
+        stream: gives the blocks of a model that is not loaded.
+
+    Attributes:
+        placement: where hidden states wait between two blocks.
+        scratch: folder of their file, if they wait in one.
     """
 
-    def __init__(self, module: Any, checkpoint: Checkpoint) -> None:
+    def __init__(self, module: Any, checkpoint: Checkpoint, stream: BlockStream | None = None) -> None:
         self.module = module
         self.checkpoint = checkpoint
+        self.stream = stream
+        self.placement: Placement = "cpu"
+        self.scratch: Path | None = None
         self._changed: set[str] = set()
-        known = {linear for site in SITES for linear in site.linears}
-        for index, block in enumerate(self.blocks):
+        self._most_tokens: int | None = None
+        known = set(PATHS)
+        for index, block in enumerate(self.module.model.layers):
             found = {name for name, module in block.named_modules() if isinstance(module, nn.Linear)}
             if found != known:
                 raise RequestError(f"block {index} has linears {sorted(found ^ known)} that no input site names")
@@ -98,11 +134,9 @@ class CausalLM:
                     folder,
                     dtype=dtype,
                     local_files_only=True,
-                    trust_remote_code=False,
                     use_safetensors=True,
-                    # eager attention takes a missing mask for "no mask at all"; sdpa takes it for causal.
-                    attn_implementation="sdpa",
                     output_loading_info=True,
+                    **OPTIONS,
                 )
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -116,10 +150,28 @@ class CausalLM:
         module.config.use_cache = False
         return cls(module, checkpoint)
 
+    @classmethod
+    def streamed(cls, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> "CausalLM":
+        """Read nothing but the last norm now, and the blocks whenever they are needed.
+
+        Raises:
+            RequestError: if a weight is missing.
+        """
+        from accelerate import init_empty_weights
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
+        with init_empty_weights(include_buffers=False):  # The angles of the rotary embedding are computed, not read.
+            module = AutoModelForCausalLM.from_config(config, dtype=dtype, **OPTIONS)
+        module.model.rotary_emb.to(device)
+        module.eval().requires_grad_(False)
+        module.config.use_cache = False
+        return cls(module, checkpoint, BlockStream(checkpoint, module, device))
+
     @property
     def device(self) -> torch.device:
         """Where it computes."""
-        return self.module.device
+        return self.module.device if self.stream is None else self.stream.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -127,33 +179,166 @@ class CausalLM:
         return self.module.dtype
 
     @property
-    def blocks(self) -> list[nn.Module]:
-        """The decoder layers, first to last."""
-        return list(self.module.model.layers)
+    def n_blocks(self) -> int:
+        """Decoder layers."""
+        return len(self.module.model.layers)
+
+    def block(self, index: int) -> nn.Module:
+        """A decoder layer, with its weights; of a streamed model the one that was asked for last alone has them."""
+        return self.module.model.layers[index] if self.stream is None else self.stream.hold(index)
 
     def linears(self, block: int, site: Site) -> dict[str, nn.Linear]:
-        """The linears of a site by full name, ``model.layers.3.mlp.up_proj``."""
-        return {f"model.layers.{block}.{path}": self.blocks[block].get_submodule(path) for path in site.linears}  # type: ignore[misc]
+        """The linears of a site by full name, with their weights."""
+        module = self.block(block)
+        found = (module.get_submodule(path) for path in site.linears)
+        return dict(zip(site.names(block), found, strict=True))  # type: ignore[arg-type]
+
+    def weight(self, block: int, linear: str) -> Float[Tensor, "d_out d_in"]:
+        """The weight of a linear, by its full name."""
+        self.block(block)
+        return self.module.get_submodule(linear).weight.data
 
     def embed(self, ids: Int64[Tensor, "batch context"]) -> Float[Tensor, "batch context hidden"]:
         """Input of the first block."""
-        return self.module.model.embed_tokens(ids.to(self.device))
+        return self.module.model.embed_tokens(ids.to(self.device)) if self.stream is None else self.stream.embed(ids)
+
+    def waiting(self, hidden: Iterable[Float[Tensor, "_ _ hidden"]]) -> Activations:
+        """Hidden states of several batches, put where they wait for the next block."""
+        return Activations(hidden, self.device, self.placement, self.scratch)
 
     def run_block(
-        self, index: int, hidden: Float[Tensor, "batch context hidden"]
+        self, index: int, hidden: Float[Tensor, "batch context hidden"], listener: Listener | None = None
     ) -> Float[Tensor, "batch context hidden"]:
-        """Output of one block on whole windows that start at position 0, with causal attention."""
-        return self._run(self.blocks[index], hidden)
+        """Output of one block on whole windows that start at position 0, with causal attention.
+
+        Args:
+            index: of the block.
+            hidden: its input.
+            listener: hears what reaches the input sites.
+
+        Raises:
+            NowagError: if memory does not suffice for a single window.
+        """
+        return self._run(self.block(index), hidden, None, listener)
+
+    @torch.inference_mode()
+    def last_hidden(
+        self, batches: Sequence[Batch], dtype: torch.dtype | None = None, stage: Stage | None = None
+    ) -> Iterator[Float[Tensor, "rows context hidden"]]:
+        """Input of the language-model head, batch by batch: all blocks and the final norm.
+
+        A loaded model takes one batch after the other through all blocks, a streamed one all of them through one block
+        after the other; the results are the same.
+
+        Args:
+            batches: of any shapes.
+            dtype: another precision of weights and activations; a copy of a block at a time is cast.
+            stage: shows how far a streamed model is.
+        """
+        together = self.stream is not None or dtype is not None
+        for group in [batches] if together else [[batch] for batch in batches]:
+            embedded = (self.embed(batch.ids).to(dtype or self.dtype) for batch in group)
+            # A single batch is in use all the time.
+            waiting = Activations(embedded, self.device, self.placement if together else "device", self.scratch)
+            with stage("blocks", self.n_blocks) if stage and self.stream else nullcontext() as tick:
+                for index in range(self.n_blocks):
+                    block = self.block(index)
+                    if dtype is not None:
+                        block = copy.deepcopy(block).to(dtype)
+                    for number, batch in enumerate(group):
+                        waiting[number] = self._run(block, waiting[number], batch)
+                    if tick is not None:
+                        tick()
+            norm = self.module.model.norm if dtype is None else copy.deepcopy(self.module.model.norm).to(dtype)
+            for number in range(len(group)):
+                yield norm(waiting[number])
+
+    def logits(self, hidden: Float[Tensor, "*rows hidden"]) -> Float[Tensor, "*rows vocabulary"]:
+        """The language-model head, in the precision of ``hidden``."""
+        head = self.module.lm_head.weight if self.stream is None else self.stream.head()
+        return nn.functional.linear(hidden, head.to(hidden.dtype))
+
+    def other_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter that no site names: embeddings, norms and the head; a tied one once.
+
+        Of a streamed model they have their shape and type alone; :meth:`values` reads one.
+        """
+        linears = {name for index in range(self.n_blocks) for site in SITES for name in site.names(index)}
+        for name, parameter in self.module.named_parameters():
+            if name.removesuffix(".weight") not in linears:
+                yield name, parameter.data
+
+    def values(self, name: str) -> Tensor:
+        """A parameter that no site names."""
+        return self.module.get_parameter(name).data if self.stream is None else self.stream.tensor(name)
+
+    def replace_weight(self, linear: str, values: Float[Tensor, "d_out d_in"]) -> None:
+        """Put other values into a linear, until :meth:`restore`; of a streamed model until its block is let go."""
+        self._changed.add(linear)
+        self.module.get_submodule(linear).weight.data.copy_(values)
+
+    def restore(self) -> None:
+        """Go back to the original weights, read from the checkpoint, and to batches as large as asked for."""
+        self._most_tokens = None
+        if self.stream is not None:
+            self.stream.restore()
+        else:
+            for name, tensor in self.checkpoint.read(f"{linear}.weight" for linear in sorted(self._changed)):
+                self.module.get_parameter(name).data.copy_(tensor)
+        self._changed.clear()
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Tokens that fit into memory at once, if more were tried since :meth:`restore`."""
+        return self._most_tokens
 
     def _run(
-        self, block: nn.Module, hidden: Float[Tensor, "batch context hidden"]
+        self,
+        block: nn.Module,
+        hidden: Float[Tensor, "batch context hidden"],
+        batch: Batch | None,
+        listener: Listener | None = None,
+    ) -> Float[Tensor, "batch context hidden"]:
+        """Run a block on as many rows at once as memory allows."""
+        rows, context = hidden.shape[:2]
+        outputs: list[Tensor] = []
+        start = 0
+        while start < rows:
+            at_once = rows if self._most_tokens is None else max(1, self._most_tokens // context)
+            part = slice(start, start + at_once)
+            try:
+                output = self._forward(block, hidden[part], batch, part)
+                if listener is not None:
+                    listener.add()
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if min(at_once, rows - start) == 1:
+                    raise NowagError(self._too_long(context)) from error
+                self._most_tokens = min(at_once, rows - start) // 2 * context
+                output = None
+            if output is None:  # Only here, where the failed attempt has let go of its tensors.
+                if listener is not None:
+                    listener.forget()
+                _free_memory()
+                continue
+            outputs.append(output)
+            start += at_once
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _forward(
+        self, block: nn.Module, hidden: Float[Tensor, "batch context hidden"], batch: Batch | None, part: slice
     ) -> Float[Tensor, "batch context hidden"]:
         from transformers.masking_utils import create_causal_mask
 
         body = self.module.model
-        positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
+        positions, seen = torch.arange(hidden.shape[1], device=hidden.device)[None], None
+        if batch is not None and batch.positions is not None:
+            positions = batch.positions[part].to(hidden.device)
+        if batch is not None and batch.branches is not None:
+            seen = sees(batch.branches[part].to(hidden.device))[:, None]  # The same for all heads.
         mask = create_causal_mask(
-            config=body.config, inputs_embeds=hidden, attention_mask=None, past_key_values=None, position_ids=positions
+            config=body.config, inputs_embeds=hidden, attention_mask=seen, past_key_values=None, position_ids=positions
         )
         return block(
             hidden,
@@ -162,51 +347,22 @@ class CausalLM:
             position_embeddings=body.rotary_emb(hidden, position_ids=positions),
         )
 
-    def last_hidden(
-        self,
-        ids: Int64[Tensor, "batch context"],
-        positions: Int64[Tensor, "batch context"] | None = None,
-        mask: Bool[Tensor, "batch context context"] | None = None,
-    ) -> Float[Tensor, "batch context hidden"]:
-        """Input of the language-model head: all blocks and the final norm.
+    def _too_long(self, context: int) -> str:
+        ways = ["use a larger GPU", "runtime.device=cpu"] if self.device.type == "cuda" else ["free memory"]
+        ways += [] if self.stream else ["runtime.offload=always, which holds one block at a time"]
+        return (
+            f"{context} tokens, a single window or item, do not fit into the memory of {self.device} beside the model; "
+            f"{', or '.join(ways)}"
+        )
 
-        Args:
-            ids: token ids.
-            positions: of each token in its text; ``None`` for 0, 1, 2, ...
-            mask: row ``i`` is true at the tokens that token ``i`` sees; ``None`` for itself and all before it.
-        """
-        seen = None if mask is None else mask[:, None].to(self.device)  # The same for all heads.
-        places = None if positions is None else positions.to(self.device)
-        body = self.module.model
-        return body(ids.to(self.device), attention_mask=seen, position_ids=places, use_cache=False).last_hidden_state
 
-    def last_hidden_in(
-        self, dtype: torch.dtype, ids: Int64[Tensor, "batch context"]
-    ) -> Float[Tensor, "batch context hidden"]:
-        """As :meth:`last_hidden` in another precision of weights and activations; casts a copy of a block at a time."""
-        hidden = self.embed(ids).to(dtype)
-        for block in self.blocks:
-            hidden = self._run(copy.deepcopy(block).to(dtype), hidden)
-        return copy.deepcopy(self.module.model.norm).to(dtype)(hidden)
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    from accelerate.utils.memory import should_reduce_batch_size
 
-    def logits(self, hidden: Float[Tensor, "*rows hidden"]) -> Float[Tensor, "*rows vocabulary"]:
-        """The language-model head, in the precision of ``hidden``."""
-        return nn.functional.linear(hidden, self.module.lm_head.weight.to(hidden.dtype))
+    return should_reduce_batch_size(error)
 
-    def other_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter that no site names: embeddings, norms and the head; a tied one once."""
-        linears = {name for index in range(len(self.blocks)) for site in SITES for name in self.linears(index, site)}
-        for name, parameter in self.module.named_parameters():
-            if name.removesuffix(".weight") not in linears:
-                yield name, parameter.data
 
-    def replace_weight(self, linear: str, values: Float[Tensor, "d_out d_in"]) -> None:
-        """Put other values into a linear, until :meth:`restore`."""
-        self._changed.add(linear)
-        self.module.get_submodule(linear).weight.data.copy_(values)
+def _free_memory() -> None:
+    from accelerate.utils.memory import clear_device_cache
 
-    def restore(self) -> None:
-        """Read the original weights of the changed linears back from the checkpoint."""
-        for name, tensor in self.checkpoint.read(f"{linear}.weight" for linear in sorted(self._changed)):
-            self.module.get_parameter(name).data.copy_(tensor)
-        self._changed.clear()
+    clear_device_cache(garbage_collection=True)

@@ -82,15 +82,25 @@ class Checkpoint:
         """
         by_shard: dict[Path, list[str]] = {}
         for name in names:
-            if name not in self._shard_of:
-                raise RequestError(
-                    f"{self.folder}: has no tensor {name}; the checkpoint does not match its config.json"
-                )
-            by_shard.setdefault(self._shard_of[name], []).append(name)
+            by_shard.setdefault(self._shard(name), []).append(name)
         for path, wanted in by_shard.items():
             with _open(path) as file:
                 for name in wanted:
                     yield name, file.get_tensor(name)
+
+    def mapped(self, name: str) -> Tensor:
+        """A tensor that is read where it is used: it stays mapped to its shard, and must not be written to.
+
+        Raises:
+            RequestError: as :meth:`read`.
+        """
+        with _open(self._shard(name)) as file:
+            return file.get_tensor(name)
+
+    def _shard(self, name: str) -> Path:
+        if name not in self._shard_of:
+            raise RequestError(f"{self.folder}: has no tensor {name}; the checkpoint does not match its config.json")
+        return self._shard_of[name]
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every tensor, from the headers of the shards alone."""

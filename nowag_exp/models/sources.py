@@ -84,9 +84,10 @@ class ModelSource(ABC):
             )
         return checkpoint.config
 
-    def load(self, device: torch.device) -> CausalLM:
-        """Load the weights onto ``device``."""
-        return CausalLM.load(Checkpoint(self.folder()), getattr(torch, self.dtype), device)
+    def load(self, device: torch.device, streamed: bool = False) -> CausalLM:
+        """Load the weights onto ``device``, or make ready to read them a block at a time."""
+        load = CausalLM.streamed if streamed else CausalLM.load
+        return load(Checkpoint(self.folder()), getattr(torch, self.dtype), device)
 
 
 @settings

@@ -8,10 +8,10 @@ import torch
 
 from nowag_exp.config import Experiment
 from nowag_exp.ledger import Ledger
+from nowag_exp.memory import DTYPE_BYTES
 from nowag_exp.methods import Method
 from nowag_exp.methods.vector_quantization import VectorQuantizer
 from nowag_exp.models import Architecture
-from nowag_exp.planning.pieces import DTYPE_BYTES
 from nowag_exp.planning.prices import made_up_statistics, slice_shape, unseeded
 
 

@@ -9,15 +9,17 @@ import torch
 
 from nowag_exp.config import Experiment
 from nowag_exp.experiment import DEFAULT_THREADS, Workbench, choose_device, recorded
+from nowag_exp.memory import device_bytes, hidden_bytes, host_bytes
+from nowag_exp.models import Architecture
 from nowag_exp.planning.checkpoint import checkpoint_bytes
 from nowag_exp.planning.history import History
-from nowag_exp.planning.memory import device_bytes, host_bytes
 from nowag_exp.planning.pieces import Dissector, Piece
 from nowag_exp.planning.prices import Prices
 from nowag_exp.planning.unseen import download_bytes
 from nowag_exp.records.provenance import provenance
 from nowag_exp.records.record import load_records
 from nowag_exp.records.store import Store
+from nowag_exp.residence import is_streamed
 from nowag_exp.text import HubText
 
 Source = Literal["recorded", "measured", "both", "nothing to do", "unknown"]
@@ -163,7 +165,7 @@ class _Forecaster:
     def _job(self, experiment: Experiment) -> JobForecast:
         sizes = self._dissector.sizes(experiment)
         device = choose_device(experiment)
-        gpu, ram = device_bytes(experiment, sizes), host_bytes(experiment, sizes, device.type == "cuda")
+        gpu, ram = self._memory(experiment, sizes, device)
         known = self._recorded(experiment)
         if known:
             return JobForecast(experiment, True, 0.0, "nothing to do", gpu, ram, 0.0)
@@ -180,6 +182,15 @@ class _Forecaster:
             sources.add(source)
         source = "unknown" if total is None else "both" if len(sources) > 1 else sources.pop()
         return JobForecast(experiment, known, total, source, gpu, ram, disk)
+
+    @staticmethod
+    def _memory(experiment: Experiment, sizes: Architecture, device: torch.device) -> tuple[float, float]:
+        """At the peak, where the model computes and in main memory; streamed if it has to be, on this machine."""
+        text = experiment.calibration
+        n_waiting = 0 if text is None else text.n_sequences * text.context_length
+        streamed = is_streamed(experiment, sizes, device)
+        ram = host_bytes(experiment, sizes, device.type == "cuda", streamed)
+        return device_bytes(experiment, sizes, streamed), ram + hidden_bytes(experiment, sizes, n_waiting)
 
     def _is_done(self, piece: Piece, seconds: float | None) -> bool:
         """Whether a piece is kept or an earlier job leaves it; it is counted for who needs it."""

@@ -10,6 +10,7 @@ from nowag_exp.errors import RequestError
 from nowag_exp.evaluation import Perplexity, ZeroShot
 from nowag_exp.experiment import Workbench
 from nowag_exp.ledger import Ledger
+from nowag_exp.memory import DTYPE_BYTES, site_widths
 from nowag_exp.methods import Method, Needs
 from nowag_exp.methods.second_order import SecondOrder
 from nowag_exp.models import SITES, Architecture
@@ -21,8 +22,6 @@ from nowag_exp.text import HubText
 
 ITEM_CONTEXT = 64
 """Tokens of a row of a zero-shot task, about."""
-
-DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
@@ -90,12 +89,6 @@ class Piece:
     work: Work | None
     disk_bytes: float
     kept: bool
-
-
-def site_widths(sizes: Architecture) -> list[int]:
-    """Inputs of each site of a block."""
-    linears = sizes.linears()
-    return [linears[site.linears[0]][1] for site in SITES]
 
 
 class Dissector:

@@ -4,17 +4,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from nowag_exp.calibration.statistics import Accumulator, from_tensors, to_tensors
+from nowag_exp.calibration.statistics import Accumulator, SiteListener, from_tensors, to_tensors
 from nowag_exp.errors import NowagError
 from nowag_exp.methods import Needs, SiteStatistics
 from nowag_exp.models import SITES
 
 
 def accumulated(*batches: torch.Tensor, needs: Needs = Needs.DIAGONAL) -> SiteStatistics:
-    accumulator = Accumulator(needs)
+    listener = SiteListener(needs)
     for batch in batches:
-        accumulator.add(batch)
-    return accumulator.result("model.layers.0.mlp.up_proj")
+        listener.hear("mlp_input", batch)
+        listener.add()
+    return listener.accumulators["mlp_input"].result("model.layers.0.mlp.up_proj")
 
 
 def test_two_tokens_worked_by_hand() -> None:

@@ -152,7 +152,7 @@ def test_dead_input_columns_go_into_the_ledger_and_are_pruned_first(model: Causa
 def test_blocks_that_are_not_called_as_expected_are_noticed(
     model: CausalLM, tokens: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(CausalLM, "run_block", lambda self, index, hidden: hidden)
+    monkeypatch.setattr(CausalLM, "run_block", lambda self, index, hidden, listener: hidden)
     with pytest.raises(
         NowagError, match=r"model\.layers\.0\.self_attn\.q_proj and .*: no token reached this input site"
     ):

@@ -25,7 +25,7 @@ def nothing() -> None:
 
 
 def scored(model: CausalLM, ids: torch.Tensor, batch_size: int) -> WindowScores:
-    return score_windows(model, ids, last_states(model, ids, batch_size), None, nothing)
+    return score_windows(model, ids, last_states(model, ids.split(batch_size)), None, nothing)
 
 
 def plain_loop(model: CausalLM, ids: torch.Tensor) -> list[float]:
@@ -136,10 +136,10 @@ def test_one_token_worked_by_hand() -> None:
 
 def test_the_divergence_of_whole_windows_equals_that_of_transformers_logits(model: CausalLM, ids: torch.Tensor) -> None:
     with torch.no_grad():
-        dense_logits, dense = model.module(ids).logits, list(last_states(model, ids, 2))
+        dense_logits, dense = model.module(ids).logits, list(last_states(model, ids.split(2)))
         model.replace_weight("model.layers.0.mlp.up_proj", torch.zeros(192, 64))
         logits = model.module(ids).logits
-    scores = score_windows(model, ids, last_states(model, ids, 3), dense, nothing)
+    scores = score_windows(model, ids, last_states(model, ids.split(3)), dense, nothing)
     assert scores.kl is not None
     assert scores.agreement is not None
     for window in range(5):
@@ -147,7 +147,9 @@ def test_the_divergence_of_whole_windows_equals_that_of_transformers_logits(mode
         assert float(scores.kl[window]) == pytest.approx(kl / 23, rel=1e-4, abs=3e-7)
         assert float(scores.agreement[window]) == pytest.approx(agreement / 23)
     assert scores.losses.tolist() == pytest.approx(scored(model, ids, 5).losses.tolist(), rel=1e-6)
-    itself = score_windows(model, ids, last_states(model, ids, 5), list(last_states(model, ids, 5)), nothing)
+    itself = score_windows(
+        model, ids, last_states(model, ids.split(5)), list(last_states(model, ids.split(5))), nothing
+    )
     assert itself.kl is not None
     assert itself.kl.abs().max() < 1e-6
 

@@ -190,7 +190,7 @@ def test_a_saved_experiment_reloads_to_the_losses_in_its_record(workplace: Path,
     tokens = bench.tokens(experiment, "evaluation.files").ids
     batch = experiment.runtime.batch_tokens // tokens.shape[1]
     model = CausalLM(load_dequantized(folder), Checkpoint(folder))
-    scores = score_windows(model, tokens, last_states(model, tokens, batch), None, lambda: None)
+    scores = score_windows(model, tokens, last_states(model, tokens.split(batch)), None, lambda: None)
     assert scores.losses.tolist() == record.metrics[0].values
     with torch.inference_mode():
         assert torch.equal(load(folder)(tokens).logits, model.module(tokens).logits)

@@ -33,7 +33,7 @@ def test_sizes_read_from_a_checkpoint_are_those_of_its_tensors(model: CausalLM) 
     sizes = source("model=tiny").sizes()
     assert sizes.n_parameters == sum(parameter.numel() for parameter in model.module.parameters())
     for path, shape in sizes.linears().items():
-        assert tuple(model.blocks[1].get_submodule(path).weight.shape) == shape
+        assert tuple(model.block(1).get_submodule(path).weight.shape) == shape
     assert sizes.block_weights * sizes.n_blocks == sizes.n_parameters - sum(
         parameter.numel() for _, parameter in model.other_parameters()
     )

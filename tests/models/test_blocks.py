@@ -1,7 +1,12 @@
 import pytest
 import torch
 
-from nowag_exp.models import SITES, CausalLM
+from nowag_exp.models import SITES, Batch, CausalLM
+
+
+def last_hidden(model: CausalLM, ids: torch.Tensor) -> torch.Tensor:
+    (hidden,) = model.last_hidden([Batch(ids)])
+    return hidden
 
 
 @pytest.fixture
@@ -12,18 +17,18 @@ def ids() -> torch.Tensor:
 @torch.inference_mode()
 def test_running_block_by_block_equals_the_whole_model_bit_for_bit(model: CausalLM, ids: torch.Tensor) -> None:
     hidden = model.embed(ids)
-    for index in range(len(model.blocks)):
+    for index in range(model.n_blocks):
         hidden = model.run_block(index, hidden)
     by_blocks = model.logits(model.module.model.norm(hidden))
     assert torch.equal(by_blocks, model.module(ids).logits)
-    assert torch.equal(model.logits(model.last_hidden(ids)), model.module(ids).logits)
+    assert torch.equal(model.logits(last_hidden(model, ids)), model.module(ids).logits)
 
 
 @torch.inference_mode()
 def test_a_token_does_not_see_later_ones(model: CausalLM, ids: torch.Tensor) -> None:
     changed = ids.clone()
     changed[:, 10:] = 7
-    assert torch.equal(model.last_hidden(ids)[:, :10], model.last_hidden(changed)[:, :10])
+    assert torch.equal(last_hidden(model, ids)[:, :10], last_hidden(model, changed)[:, :10])
     first = model.run_block(0, model.embed(ids))[:, :10]
     assert torch.equal(first, model.run_block(0, model.embed(changed))[:, :10])
 
@@ -33,7 +38,7 @@ def test_the_linears_of_a_site_read_the_same_activation_and_sites_read_different
     model: CausalLM, ids: torch.Tensor
 ) -> None:
     seen: dict[str, torch.Tensor] = {}
-    for path, module in model.blocks[0].named_modules():
+    for path, module in model.block(0).named_modules():
         if isinstance(module, torch.nn.Linear):
             module.register_forward_pre_hook(lambda _, inputs, path=path: seen.update({path: inputs[0]}))
     model.run_block(0, model.embed(ids))

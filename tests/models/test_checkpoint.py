@@ -188,7 +188,7 @@ def test_linear_shapes_from_the_configuration_are_those_of_the_weights(folder: P
     shapes, model = linear_shapes(local(folder).check()), load(folder)
     assert set(shapes) == {linear for site in SITES for linear in site.linears}
     for path, shape in shapes.items():
-        assert tuple(model.blocks[0].get_submodule(path).weight.shape) == shape
+        assert tuple(model.block(0).get_submodule(path).weight.shape) == shape
 
 
 def test_the_identity_of_a_local_model_is_its_content_not_its_path(folder: Path, tmp_path: Path) -> None:

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from nowag_exp.errors import NowagError
 from nowag_exp.evaluation.windows import LOGITS_AT_ONCE, token_losses
+from nowag_exp.models.batch import CONTEXT, PADDING, Batch
 from nowag_exp.models.blocks import CausalLM
+from nowag_exp.progress import Stage
 
 Pair = tuple[Sequence[int], Sequence[int]]
 """Token ids of a context and of a continuation, neither of them empty."""
@@ -22,11 +24,8 @@ Answer = tuple[float, bool]
 Key = tuple[bytes, bytes]
 """A pair as bytes: lists of Python integers would take ten times the memory."""
 
-CONTEXT, PADDING = 0, -1
-"""Branch numbers of tokens that are in no continuation."""
-
 GPU_FACTOR = 16
-"""A GPU starts with batches so many times as large, and halves them if they do not fit."""
+"""A GPU starts with batches so many times as large; what does not fit is computed in parts."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +75,12 @@ class Continuations:
     Args:
         model: on any device, with causal attention.
         batch_tokens: tokens of one forward pass, padding included; at least one row is taken. A GPU starts with
-            ``GPU_FACTOR`` times as many and halves them as long as memory does not suffice.
+            ``GPU_FACTOR`` times as many.
+        stage: shows how far a streamed model is.
     """
 
-    def __init__(self, model: CausalLM, batch_tokens: int) -> None:
-        self._model = model
+    def __init__(self, model: CausalLM, batch_tokens: int, stage: Stage | None = None) -> None:
+        self._model, self._stage = model, stage
         self._batch_tokens = batch_tokens * (GPU_FACTOR if model.device.type == "cuda" else 1)
         self._known: dict[Key, Answer] = {}
 
@@ -107,7 +107,7 @@ class Continuations:
         by_context: dict[bytes, list[bytes]] = {}
         for context, continuation in waiting:
             by_context.setdefault(context, []).append(continuation)
-        # The longest first: rows of a batch are of like length, and memory that does not suffice shows at once.
+        # The longest first: rows of a batch are of like length.
         trees = sorted((Tree.grow(*item) for item in by_context.items()), key=lambda tree: len(tree.ids), reverse=True)
 
         def answered(key: Key) -> None:
@@ -118,52 +118,29 @@ class Continuations:
         return [self._known[key] for key in keys]
 
     def _answer_all(self, trees: list[Tree], answered: Callable[[Key], None]) -> None:
-        """Work the rows off in batches that fit into memory."""
-        from accelerate.utils import find_executable_batch_size
-
-        def halve() -> int:
-            self._batch_tokens //= 2
-            return self._batch_tokens
-
-        def work(batch_tokens: int) -> None:
-            while trees:
-                n_rows = max(1, batch_tokens // len(trees[0].ids))
-                batch = trees[:n_rows]
-                for tree, answers in zip(batch, self._answer(batch), strict=True):
-                    for key, answer in zip(tree.keys, answers, strict=True):
-                        self._known[key] = answer
-                        answered(key)
-                del trees[:n_rows]
-
-        attempt = find_executable_batch_size(work, starting_batch_size=self._batch_tokens, reduce_batch_size_fn=halve)
-        try:
-            attempt()
-        except RuntimeError as error:
-            if self._batch_tokens > 0:
-                raise
-            raise NowagError(
-                f"zero-shot evaluation: {len(trees[0].ids)} tokens, the longest item, do not fit into the memory of "
-                f"{self._model.device}; use a larger GPU, or runtime.device=cpu"
-            ) from error
+        """Work the rows off in batches."""
+        batches: list[list[Tree]] = []
+        for tree in trees:
+            if not batches or (len(batches[-1]) + 1) * len(batches[-1][0].ids) > self._batch_tokens:
+                batches.append([])
+            batches[-1].append(tree)
+        states = self._model.last_hidden([_batch(trees) for trees in batches], stage=self._stage)
+        for batch, hidden in zip(batches, states, strict=True):
+            for tree, answers in zip(batch, self._answer(batch, hidden), strict=True):
+                for key, answer in zip(tree.keys, answers, strict=True):
+                    self._known[key] = answer
+                    answered(key)
 
     @torch.inference_mode()
-    def _answer(self, batch: Sequence[Tree]) -> list[list[Answer]]:
-        """One forward pass: the answers of each row.
+    def _answer(self, batch: Sequence[Tree], hidden: Float[Tensor, "rows context hidden"]) -> list[list[Answer]]:
+        """The answers of each row, from the last hidden states.
 
         Logits are computed only where a token of a continuation is predicted, a slice of them at a time.
         """
-        ids = _padded([tree.ids for tree in batch], 0)
-        branches = _padded([tree.branches for tree in batch], PADDING)
-        # Without a fork, a row is an ordinary text; the padding on its right is not seen by what stands before it.
-        forked = bool((branches > 1).any())
-        positions = _padded([tree.positions for tree in batch], 0) if forked else None
-        mask = sees(branches.to(self._model.device)) if forked else None
-        hidden = self._model.last_hidden(ids, positions, mask)
-
         where, lengths, targets = [], [], []
         for row, tree in enumerate(batch):
             for (_, continuation), predictors in zip(tree.keys, tree.predictors, strict=True):
-                where += [row * ids.shape[1] + predictor for predictor in predictors]
+                where += [row * hidden.shape[1] + predictor for predictor in predictors]
                 lengths.append(len(predictors))
                 targets += _unpack(continuation)
         states = hidden.flatten(0, 1)[torch.tensor(where, device=hidden.device)]
@@ -186,14 +163,12 @@ class Continuations:
         return [[next(answers) for _ in tree.keys] for tree in batch]
 
 
-def sees(branches: Int64[Tensor, "batch row"]) -> Bool[Tensor, "batch row row"]:
-    """Which tokens each token attends to: those of its own branch and of the context, up to itself.
-
-    Padding sees the context too: a token that sees nothing has NaN activations, which would spread.
-    """
-    n = branches.shape[1]
-    causal = torch.ones(n, n, dtype=torch.bool, device=branches.device).tril()
-    return causal & ((branches[:, None, :] == CONTEXT) | (branches[:, None, :] == branches[:, :, None]))
+def _batch(trees: Sequence[Tree]) -> Batch:
+    """Rows of one length. Without a fork a row is an ordinary text: what stands before its padding does not see it."""
+    ids, branches = _padded([tree.ids for tree in trees], 0), _padded([tree.branches for tree in trees], PADDING)
+    if not bool((branches > 1).any()):
+        return Batch(ids)
+    return Batch(ids, _padded([tree.positions for tree in trees], 0), branches)
 
 
 def _padded(rows: Sequence[Sequence[int]], value: int) -> Int64[Tensor, "batch row"]:

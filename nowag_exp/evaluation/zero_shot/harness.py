@@ -15,7 +15,7 @@ from nowag_exp.evaluation.metrics import Metric
 from nowag_exp.evaluation.zero_shot.suites import ZeroShot
 from nowag_exp.evaluation.zero_shot.tasks import right_answer
 from nowag_exp.models.blocks import CausalLM
-from nowag_exp.progress import Tick
+from nowag_exp.progress import Stage, Tick
 from nowag_exp.quiet import quiet_harness
 from nowag_exp.text import load_tokenizer, load_transformers_tokenizer
 
@@ -46,7 +46,12 @@ class SuiteOutcome:
 
 
 def score(
-    model: CausalLM, tokenizer_folder: Path, suites: Sequence[ZeroShot], batch_tokens: int, tick: Tick
+    model: CausalLM,
+    tokenizer_folder: Path,
+    suites: Sequence[ZeroShot],
+    batch_tokens: int,
+    tick: Tick,
+    stage: Stage | None = None,
 ) -> list[SuiteOutcome]:
     """Score a model on suites; requests of equal tokens are computed once, whichever suite or task they are from.
 
@@ -56,6 +61,7 @@ def score(
         suites: checked (:meth:`ZeroShot.check`).
         batch_tokens: tokens of one forward pass (:class:`~nowag_exp.evaluation.zero_shot.continuations.Continuations`).
         tick: called once an item.
+        stage: shows how far a streamed model is.
 
     Raises:
         RequestError: if the tokenizer lacks a token that a suite asks for, or a suite's :meth:`ZeroShot.check` fails.
@@ -67,7 +73,7 @@ def score(
     for suite in suites:
         suite.check_tokenizer(tokenizer)
     with quiet_harness():
-        lm = LoadedLM(model, load_transformers_tokenizer(tokenizer_folder), batch_tokens, tick)
+        lm = LoadedLM(model, load_transformers_tokenizer(tokenizer_folder), batch_tokens, tick, stage)
         return [_score_suite(lm, suite) for suite in suites]
 
 

@@ -9,6 +9,7 @@ from lm_eval.models.huggingface import HFLM
 from nowag_exp.errors import NowagError
 from nowag_exp.evaluation.zero_shot.continuations import Answer, Continuations
 from nowag_exp.models.blocks import CausalLM
+from nowag_exp.progress import Stage
 
 
 class LoadedLM(HFLM):
@@ -19,6 +20,7 @@ class LoadedLM(HFLM):
         tokenizer: of transformers; lm-eval gives it a padding token.
         batch_tokens: as :class:`Continuations` takes it.
         tick: called once for each item that is answered.
+        stage: shows how far a streamed model is.
 
     Attributes:
         bos: whether BOS opens each text.
@@ -28,9 +30,16 @@ class LoadedLM(HFLM):
 
     bos: Literal["none", "first"] = "none"
 
-    def __init__(self, model: CausalLM, tokenizer: Any, batch_tokens: int, tick: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        model: CausalLM,
+        tokenizer: Any,
+        batch_tokens: int,
+        tick: Callable[[], None],
+        stage: Stage | None = None,
+    ) -> None:
         super().__init__(pretrained=model.module, tokenizer=tokenizer, backend="causal")
-        self._continuations = Continuations(model, batch_tokens)
+        self._continuations = Continuations(model, batch_tokens, stage)
         self._tick = tick
         self._owners: list[tuple[str | None, int | None]] = []
         self.encoded: list[tuple[list[int], list[int]]] = []

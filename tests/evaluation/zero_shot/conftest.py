@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from nowag_exp.evaluation.zero_shot import ZeroShot
-    from nowag_exp.models import CausalLM
+    from nowag_exp.models import Batch, CausalLM
 
 Row = dict[str, Any]
 Suite = Callable[..., "ZeroShot"]
@@ -244,9 +244,9 @@ class Forwards:
         self.shapes: list[tuple[int, ...]] = []
         plain = model.last_hidden
 
-        def counted(ids: "torch.Tensor", *others: "torch.Tensor | None") -> "torch.Tensor":
-            self.shapes.append(tuple(ids.shape))
-            return plain(ids, *others)
+        def counted(batches: "Sequence[Batch]", *others: Any, **options: Any) -> "Iterator[torch.Tensor]":
+            self.shapes += [tuple(batch.ids.shape) for batch in batches]
+            return plain(batches, *others, **options)
 
         monkeypatch.setattr(model, "last_hidden", counted)
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from nowag_exp.errors import NowagError
 from nowag_exp.evaluation.zero_shot import continuations
-from nowag_exp.evaluation.zero_shot.continuations import Continuations, sees
+from nowag_exp.evaluation.zero_shot.continuations import Continuations
 from nowag_exp.models import CausalLM
+from nowag_exp.models.batch import sees
 
 VOCABULARY = 258
 Pairs = Sequence[tuple[list[int], list[int]]]
@@ -122,44 +123,30 @@ def test_logits_taken_in_slices_give_the_same(model: CausalLM, monkeypatch: pyte
     assert [a for a, _ in Continuations(model, 1000)(pairs, ignore)] == pytest.approx([a for a, _ in whole], rel=1e-6)
 
 
-def out_of_memory_above(model: CausalLM, monkeypatch: pytest.MonkeyPatch, n_tokens: int) -> None:
-    plain = model.last_hidden
-
-    def small(ids: torch.Tensor, *others: torch.Tensor | None) -> torch.Tensor:
-        if ids.numel() > n_tokens:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return plain(ids, *others)
-
-    monkeypatch.setattr(model, "last_hidden", small)
-
-
-@pytest.fixture
-def small_memory(model: CausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    """100 tokens are more than fit."""
-    out_of_memory_above(model, monkeypatch, 99)
-
-
-def test_batches_are_halved_until_they_fit_and_stay_so(
-    model: CausalLM, plain_answers: Callable[..., Any], small_memory: None, forwards: Any
+def test_batches_that_do_not_fit_are_computed_in_parts_with_the_same_answers(
+    model: CausalLM, plain_answers: Callable[..., Any], memory_of: Callable[[CausalLM, int], list[tuple[int, int]]]
 ) -> None:
     pairs = [([n] * 8, [n, n + 1]) for n in range(40)]
+    parts = memory_of(model, 99)
     answers = Continuations(model, 640)
     reported: list[int] = []
     assert [a for a, _ in answers(pairs, reported.append)] == pytest.approx(
         [a for a, _ in plain_answers(model, pairs)], abs=1e-4
     )
     assert sorted(reported) == list(range(40))
-    # 640, 320 and 160 tokens are too many; 80 are 8 rows of 9.
-    assert [rows for rows, _ in forwards.shapes] == [40, 35, 17, 8, 8, 8, 8, 8]
-    forwards.shapes.clear()
-    answers([([n] * 8, [n, n]) for n in range(16)], ignore)
-    assert [rows for rows, _ in forwards.shapes] == [8, 8]
+    # 40 and 20 rows of 9 tokens are too many, 10 fit; both blocks are run so.
+    assert parts == [(10, 9)] * 8
+    assert model.most_tokens == 90
 
 
-def test_an_item_that_does_not_fit_by_itself_says_what_to_do(model: CausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    out_of_memory_above(model, monkeypatch, 20)
+def test_an_item_that_does_not_fit_by_itself_says_what_to_do(
+    model: CausalLM, memory_of: Callable[[CausalLM, int], list[tuple[int, int]]]
+) -> None:
+    memory_of(model, 20)
     with pytest.raises(
-        NowagError, match="30 tokens, the longest item, do not fit into the memory of cpu; use a larger"
+        NowagError,
+        match=r"30 tokens, a single window or item, do not fit into the memory of cpu beside the model; free memory, "
+        r"or runtime\.offload=always, which holds one block at a time",
     ):
         Continuations(model, 640)([([1] * 30, [2])], ignore)
 
@@ -168,7 +155,7 @@ def test_another_error_is_not_taken_for_a_lack_of_memory(model: CausalLM, monkey
     def broken(*_: object) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(model, "last_hidden", broken)
+    monkeypatch.setattr(model, "_forward", broken)
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         Continuations(model, 640)([([1], [2])], ignore)
 

@@ -6,7 +6,8 @@ from nowag_exp.methods import Dense, Needs, Pruner
 from nowag_exp.methods.second_order import SecondOrder
 from nowag_exp.methods.vector_quantization import VectorQuantizer
 from nowag_exp.models import SITES, Architecture
-from nowag_exp.planning.pieces import DTYPE_BYTES, site_widths
+
+DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 PROCESS_BYTES = 700e6
 """Of a process that has imported everything and holds no model."""
@@ -15,24 +16,46 @@ CUDA_BYTES = 500e6
 """What CUDA takes on the GPU before anything is put there."""
 
 
-def device_bytes(experiment: Experiment, sizes: Architecture) -> float:
-    """At the peak, where the model computes: its weights, and the most that one stage holds besides."""
-    stages = [_forward(experiment, sizes), _logits(experiment, sizes), _compression(experiment, sizes)]
-    return weights_bytes(experiment, sizes) + max(stages)
+def device_bytes(experiment: Experiment, sizes: Architecture, streamed: bool = False) -> float:
+    """At the peak, where the model computes: its weights, and the most that one stage holds besides.
+
+    Of a streamed model a stage holds one block, or the head.
+    """
+    forward, logits = _forward(experiment, sizes), _logits(experiment, sizes)
+    compression = _compression(experiment, sizes)
+    if not streamed:
+        return weights_bytes(experiment, sizes) + max(forward, logits, compression)
+    item = DTYPE_BYTES[experiment.model.dtype]
+    block, head = float(item * sizes.block_weights), float(item * sizes.vocabulary * sizes.hidden_size)
+    return max(block + forward, head + logits, block + compression)
 
 
-def host_bytes(experiment: Experiment, sizes: Architecture, on_gpu: bool) -> float:
-    """At the peak, in main memory; weights pass through it on their way to a GPU."""
-    hidden = 0.0
-    if (text := experiment.calibration) is not None:
-        hidden = text.n_sequences * text.context_length * sizes.hidden_size * DTYPE_BYTES[experiment.model.dtype]
-    model = weights_bytes(experiment, sizes) if on_gpu else device_bytes(experiment, sizes)
-    return PROCESS_BYTES + model + hidden
+def host_bytes(experiment: Experiment, sizes: Architecture, on_gpu: bool, streamed: bool = False) -> float:
+    """At the peak, in main memory, without hidden states; weights pass through it on their way to a GPU.
+
+    Of a streamed model the next block is read while the present one computes.
+    """
+    model = weights_bytes(experiment, sizes) if on_gpu else device_bytes(experiment, sizes, streamed)
+    if streamed:
+        ahead = float(DTYPE_BYTES[experiment.model.dtype] * sizes.block_weights)
+        model = ahead if on_gpu else model + ahead
+    return PROCESS_BYTES + model
+
+
+def hidden_bytes(experiment: Experiment, sizes: Architecture, n_tokens: int) -> float:
+    """Hidden states of so many tokens, which wait between two blocks."""
+    return float(n_tokens * sizes.hidden_size * DTYPE_BYTES[experiment.model.dtype])
 
 
 def weights_bytes(experiment: Experiment, sizes: Architecture) -> float:
     """Of all parameters as they are loaded."""
     return float(sizes.n_parameters * DTYPE_BYTES[experiment.model.dtype])
+
+
+def site_widths(sizes: Architecture) -> list[int]:
+    """Inputs of each site of a block."""
+    linears = sizes.linears()
+    return [linears[site.linears[0]][1] for site in SITES]
 
 
 def _forward(experiment: Experiment, sizes: Architecture) -> float:

@@ -1,0 +1,265 @@
+"""Experiments on a streamed model: the same records and checkpoints, to the last bit, whatever happens on the way."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nowag_exp import progress, residence
+from nowag_exp.calibration import walk
+from nowag_exp.compose import compose
+from nowag_exp.config import Experiment, build_experiment
+from nowag_exp.errors import RequestError
+from nowag_exp.evaluation.zero_shot.continuations import Continuations
+from nowag_exp.execution import run_all
+from nowag_exp.experiment import Workbench, check
+from nowag_exp.measure import Evaluator
+from nowag_exp.methods import Needs
+from nowag_exp.models import Architecture, CausalLM
+from nowag_exp.progress import Reporter
+from nowag_exp.records.record import RunRecord, load_records
+from nowag_exp.residence import choose, free_bytes
+
+METHODS = [
+    ("method=dense",),
+    ("method=magnitude",),
+    ("method=wanda",),
+    ("method=nowag_p",),
+    ("method=gptq", "method.bits=3"),
+    ("method=sparsegpt", "method.bits=4", "method.propagate=dense"),
+    ("method=nowag_vq", "method.d=4", "method.bits=1"),
+]
+STREAMED = ("runtime.offload=always", "runtime.activations=disk")
+
+
+@pytest.fixture
+def make(workplace: Path, tiny_run: list[str]) -> Callable[..., Experiment]:
+    return lambda *overrides: build_experiment(compose([*tiny_run, "model.n_blocks=3", *overrides]))
+
+
+def content(record: RunRecord) -> dict[str, Any]:
+    """All but costs and how it was computed."""
+    found = json.loads(record.to_json())
+    del found["costs"], found["config"]
+    return found
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_records_and_checkpoints_are_those_of_a_loaded_model(
+    make: Callable[..., Experiment], workplace: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found = []
+    for more in ((), STREAMED):
+        shutil.rmtree(workplace / "results", ignore_errors=True)
+        experiments = [make(*method, "checkpoint.save=true", *more) for method in METHODS]
+        outcomes = run_all(experiments, Workbench(), Reporter())
+        assert [outcome.failure for outcome in outcomes] == [None] * len(METHODS)
+        records = sorted(load_records(workplace / "results"), key=lambda record: record.fingerprint)
+        found.append(([content(record) for record in records], files(workplace / "results" / "checkpoints")))
+        assert ("tiny: streamed block by block (runtime.offload=always)" in capfd.readouterr().err) == bool(more)
+        assert not list((workplace / "results" / "store").glob("unfinished/*/*"))
+    assert len(found[0][0]) == len(METHODS)
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("method", [("method=wanda",), ("method=nowag_vq", "method.d=4", "method.bits=1")])
+def test_killed_at_any_step_the_next_run_ends_as_an_uninterrupted_one(
+    make: Callable[..., Experiment], workplace: Path, monkeypatch: pytest.MonkeyPatch, method: tuple[str, ...]
+) -> None:
+    experiment = make(*method, *STREAMED, "runtime.save_every=0", "calibration.n_sequences=3")
+
+    class Killed(BaseException):
+        pass
+
+    def steps_until(step: int | None) -> int:
+        steps = 0
+
+        def checked() -> None:
+            nonlocal steps
+            steps += 1
+            if steps == step:
+                raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(progress.interrupt, "check", checked)
+            try:
+                run_all([experiment], Workbench(), Reporter())
+            except Killed:
+                pass
+        return steps
+
+    n_steps = steps_until(None)
+    (expected,) = load_records(workplace / "results")
+    for step in range(1, n_steps - 1):
+        shutil.rmtree(workplace / "results")
+        steps_until(step)
+        assert not load_records(workplace / "results")
+        steps_until(None)
+        (record,) = load_records(workplace / "results")
+        assert content(record) == content(expected), f"killed at step {step} of {n_steps}"
+
+
+def test_a_kept_block_that_is_damaged_while_it_is_in_use_fails_the_job_and_the_next_run_makes_it_again(
+    make: Callable[..., Experiment], workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = make("method=nowag_p", *STREAMED)
+    run_all([experiment], Workbench(), Reporter())
+    (expected,) = load_records(workplace / "results")
+    shutil.rmtree(workplace / "results")
+    plain = Evaluator.measure
+
+    def damaging(evaluator: Evaluator, model: CausalLM) -> Any:
+        (path,) = Path("results/store").glob("unfinished/*/block-00001.safetensors")
+        path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+        return plain(evaluator, model)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "measure", damaging)
+        (outcome,) = run_all([experiment], Workbench(), Reporter())
+    assert outcome.failure is not None
+    assert outcome.failure.endswith(
+        "block-00001.safetensors: was damaged or removed while it was in use; run the same command again"
+    )
+    (outcome,) = run_all([experiment], Workbench(), Reporter())
+    assert outcome.record is not None
+    assert content(outcome.record) == content(expected)
+
+
+@torch.inference_mode()
+def test_zero_shot_answers_are_those_of_a_loaded_model(make: Callable[..., Experiment]) -> None:
+    source = make().model
+    pairs = [([n, 3, 4][: 1 + n % 3], [n, n + 1, 5][: 1 + n % 2]) for n in range(40)]
+    pairs += [([1, 2, 3], [n, 7]) for n in range(5)]
+    loaded, streamed = (
+        Continuations(source.load(torch.device("cpu"), streamed=each), 30)(pairs, lambda index: None)
+        for each in (False, True)
+    )
+    assert streamed == loaded
+
+
+@pytest.mark.parametrize("propagate", ["dense", "compressed"])
+def test_statistics_of_a_batch_that_does_not_fit_are_those_of_one_that_does(
+    make: Callable[..., Experiment], memory_of: Callable[[CausalLM, int], Any], propagate: str
+) -> None:
+    source = make().model
+    tokens = torch.randint(250, (6, 20), generator=torch.Generator().manual_seed(0))
+    found = []
+    for limit in (None, 45):
+        model = source.load(torch.device("cpu"))
+        parts = memory_of(model, limit) if limit else []
+        found.append(list(walk(model, tokens, 6, propagate, Needs.HESSIAN)))  # type: ignore[arg-type]
+        # Six rows of 20 are too many, three are, one is not: the rows of the first tries must not count.
+        assert set(parts) <= {(1, 20)}
+    for whole, in_parts in zip(*found, strict=True):
+        for site, seen in whole.items():
+            assert in_parts[site].n_tokens == seen.n_tokens == 120
+            torch.testing.assert_close(in_parts[site].sum_of_squares, seen.sum_of_squares, rtol=1e-5, atol=1e-9)
+            torch.testing.assert_close(in_parts[site].second_moment, seen.second_moment, rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_that_was_halved_is_in_the_ledger_and_changes_no_result(
+    make: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch, memory_of: Callable[[CausalLM, int], Any]
+) -> None:
+    (expected,) = run_all([make("method=nowag_p")], Workbench(), Reporter())
+    shutil.rmtree("results")
+    plain = Workbench.model
+
+    def small(bench: Workbench, *others: Any) -> CausalLM:
+        model = plain(bench, *others)
+        memory_of(model, 150)
+        return model
+
+    monkeypatch.setattr(Workbench, "model", small)
+    (outcome,) = run_all([make("method=nowag_p")], Workbench(), Reporter())
+    assert outcome.record is not None
+    assert expected.record is not None
+    (entry,) = (entry for entry in outcome.record.irregularities if entry.kind == "halved_batches")
+    assert entry.where == "cpu"
+    assert entry.detail == "of runtime.batch_tokens=2048 fit into memory in parts of 128 tokens"
+    values = [[metric.value for metric in each.metrics] for each in (outcome.record, expected.record)]
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+
+
+def sizes(experiment: Experiment) -> Architecture:
+    return Architecture.of(experiment.model.check())
+
+
+@pytest.mark.parametrize(
+    ("offload", "free", "streamed"),
+    [("auto", 64e9, False), ("auto", 1e6, True), ("never", 1e6, False), ("always", 64e9, True)],
+)
+def test_auto_streams_what_does_not_fit(
+    make: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch, offload: str, free: float, streamed: bool
+) -> None:
+    # Blocks of 200 MB, so that what the process takes by itself does not decide.
+    large = ["model.hidden_size=1024", "model.intermediate_size=16384", "model.n_heads=8", "model.n_blocks=40"]
+    experiment = make(*large, f"runtime.offload={offload}", "method=magnitude")
+    of_model = Architecture(
+        hidden_size=1024,
+        intermediate_size=16384,
+        n_blocks=40,
+        n_heads=8,
+        n_kv_heads=4,
+        head_dim=128,
+        vocabulary=258,
+        tied=False,
+    )
+    monkeypatch.setattr(residence, "free_bytes", lambda device: free)
+    monkeypatch.setattr(residence.psutil.Process, "memory_info", lambda self: FakeMemory(2.4e9))
+    found = choose(experiment, of_model, torch.device("cpu"), 1000, 0.0)
+    assert found.streamed == streamed
+    assert found.placement == ("disk" if free < 4e6 else "cpu")
+    assert found.reason.startswith(
+        f"tiny: {'streamed block by block' if streamed else 'loaded'} (runtime.offload={offload}); estimates: "
+    )
+
+
+class FakeMemory:
+    def __init__(self, rss: float) -> None:
+        self.rss = rss
+
+
+def test_too_little_memory_for_one_block_says_how_much_is_needed(
+    make: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = make("method=nowag_p")
+    monkeypatch.setattr(residence, "free_bytes", lambda device: 1e6)
+    monkeypatch.setattr(residence.psutil.Process, "memory_info", lambda self: FakeMemory(1e8))
+    (outcome,) = run_all([experiment], Workbench(), Reporter())
+    assert outcome.failure is not None
+    assert "model tiny: one block at a time takes about 0.7 GB on cpu, of which 0.1 GB are free" in outcome.failure
+    assert "lower runtime.batch_tokens (now 2048), use model.dtype=bfloat16, or free memory" in outcome.failure
+    with pytest.raises(RequestError, match="one block at a time takes about"):
+        choose(experiment, sizes(experiment), torch.device("cpu"), 10, 0.0)
+
+
+def test_a_container_has_no_more_memory_than_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit, used = tmp_path / "max", tmp_path / "current"
+    used.write_text("1000000\n")
+    monkeypatch.setattr(residence, "CGROUP_FILES", ((str(limit), str(used)),))
+    machine = free_bytes(torch.device("cpu"))
+    limit.write_text("max\n")
+    assert free_bytes(torch.device("cpu")) == pytest.approx(machine, rel=0.2)
+    limit.write_text("5000000\n")
+    assert free_bytes(torch.device("cpu")) == 4e6
+
+
+def test_a_truncated_shard_is_named_before_any_work(make: Callable[..., Experiment], workplace: Path) -> None:
+    folder = workplace / "copy"
+    shutil.copytree(make().model.folder(), folder)
+    shard = folder / "model.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-10])
+    local = ["model=local", f"model.path={folder}", "model.dtype=float32", "calibration=files"]
+    files = ["calibration.path=cal.txt", "evaluation=files", "evaluation.files.path=eval.txt"]
+    experiment = build_experiment(
+        compose([*local, *files, "model.context_length=64", "model.group_size=64", *STREAMED])
+    )
+    with pytest.raises(RequestError, match=r"copy/model\.safetensors: is not a whole safetensors file"):
+        check(experiment, Workbench())
