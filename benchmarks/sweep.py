@@ -1,10 +1,10 @@
 """Eight methods in one sweep that shares what is the same, against eight runs that share nothing.
 
-``sweeps/eight_methods.yaml``: 128 sequences of 512 tokens, as many as in the papers; perplexity and the distance from
-the dense model on 16 windows; all methods on dense activations. Each of the eight runs is a process of its own with an
-empty folder for results; what is downloaded and converted stays in the cache, and compiled kernels stay compiled. The
-floor is the matrix products that the sweep itself cannot spare: one calibration pass, the second moments, and a pass of
-the evaluation for each compressed model and one for the dense one.
+``sweeps/eight_methods.yaml``: 256 sequences of 512 tokens, a quarter of the tokens of the papers; perplexity and the
+distance from the dense model on 16 windows; all methods on dense activations. Each of the eight runs is a process of
+its own with an empty folder for results; what is downloaded and converted stays in the cache, and compiled kernels stay
+compiled. The floor is the matrix products that the sweep itself cannot spare: one calibration pass, the second moments,
+and a pass of the evaluation for each compressed model and one for the dense one.
 """
 
 import tempfile
