@@ -41,7 +41,7 @@ class Bench:
     @property
     def n_blocks(self) -> int:
         """Blocks that the parts which need no forward work on."""
-        return len(self.model.blocks) if self.full else 4
+        return self.model.n_blocks if self.full else 4
 
     def compare(
         self,

@@ -32,11 +32,7 @@ def plain_n_of_m_mask(scores: Tensor, n: int, m: int) -> Tensor:
 def run(bench: Bench) -> Iterator[Comparison]:
     model, generator = bench.model, torch.Generator().manual_seed(0)
     sites: list[tuple[Mapping[str, Tensor], SiteStatistics]] = []
-<<<<<<< HEAD
     for block in range(bench.n_blocks):
-=======
-    for block in range(model.n_blocks):
->>>>>>> main
         for site in SITES:
             weights = {name: linear.weight.data for name, linear in model.linears(block, site).items()}
             width = next(iter(weights.values())).shape[1]

@@ -85,11 +85,7 @@ def solver_work(rows: int, width: int) -> Work:
 def run(bench: Bench) -> Iterator[Comparison]:
     model, generator = bench.model, torch.Generator().manual_seed(0)
     sites: list[Site] = []
-<<<<<<< HEAD
     for block in range(bench.n_blocks):
-=======
-    for block in range(model.n_blocks):
->>>>>>> main
         for site in SITES:
             weights = {name: linear.weight.data.float() for name, linear in model.linears(block, site).items()}
             sites.append((weights, random_hessian(next(iter(weights.values())).shape[1], generator)))
