@@ -92,7 +92,7 @@ def _comparison(row: dict[str, Any]) -> Comparison:
     return Comparison(**{**row, "ratios": tuple(row["ratios"]), "wanted": Wanted(**row["wanted"])})
 
 
-HEADER = f"{'':<60} {'ours':>10} {'plain':>10} {'ratio':>8} {'floor':>10} {'x floor':>8}  wanted"
+HEADER = f"{'':<70} {'ours':>10} {'plain':>10} {'ratio':>8} {'floor':>10} {'x floor':>8}  wanted"
 
 
 def line(row: Comparison) -> str:
@@ -100,7 +100,7 @@ def line(row: Comparison) -> str:
     verdict = "" if row.wanted == Wanted() else f"  {_wanted(row.wanted, row.unit)}"
     verdict += "" if row.is_reached else "  NOT REACHED"
     return (
-        f"{row.name:<60} {_value(row.ours, row.unit):>10} {_value(row.plain, row.unit):>10} {_factor(row.ratio):>8} "
+        f"{row.name:<70} {_value(row.ours, row.unit):>10} {_value(row.plain, row.unit):>10} {_factor(row.ratio):>8} "
         f"{_value(row.floor, row.unit):>10} {_factor(row.floors):>8}{verdict}"
     )
 
@@ -179,11 +179,11 @@ def compare_runs(a: Run, b: Run) -> str:
     common = [(row, known[row.name]) for row in a.comparisons if row.name in known]
     if not common:
         raise RequestError("cannot compare: A and B have no comparison in common; run the same parts for both")
-    lines = [f"{'':<60} {'ours A':>10} {'ours B':>10} {'ratio A':>8} {'ratio B':>8} {'B / A':>6}"]
+    lines = [f"{'':<70} {'ours A':>10} {'ours B':>10} {'ratio A':>8} {'ratio B':>8} {'B / A':>6}"]
     for old, new in common:
         change = None if old.ratio is None or new.ratio is None else new.ratio / old.ratio
         lines.append(
-            f"{old.name:<60} {_value(old.ours, old.unit):>10} {_value(new.ours, new.unit):>10} "
+            f"{old.name:<70} {_value(old.ours, old.unit):>10} {_value(new.ours, new.unit):>10} "
             f"{_factor(old.ratio):>8} {_factor(new.ratio):>8} {_factor(change):>6}  {verdict(old, new)}".rstrip()
         )
     lost = [row.name for row in a.comparisons if row.name not in known]
