@@ -5,7 +5,7 @@ BIN := .venv/bin
 # To choose another CUDA: make demo TORCH_INDEX=https://download.pytorch.org/whl/cu130
 TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org/whl/cpu)
 
-.PHONY: demo test check claims bench clean
+.PHONY: demo test check claims bench bench-full bench-llmcompressor clean
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
@@ -25,6 +25,12 @@ claims: .venv/dev
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks
+
+bench-full: .venv/ready
+	$(BIN)/python -m benchmarks --full
+
+bench-llmcompressor: .venv/ready
+	$(BIN)/python -m benchmarks llmcompressor
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "nowag_exp needs Python >= 3.11; set PYTHON=...")'

@@ -1,31 +1,38 @@
-"""Zero-shot scoring against lm-eval's own model class, and against the plain transformers forward on the same texts."""
+"""Zero-shot scoring against lm-eval's own model class, and against the plain transformers forward on the same texts.
+
+The floor is one forward of every token that differs: a context once for all its choices; the head where answers are.
+"""
 
 import logging
 import random
+from collections.abc import Iterator
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from benchmarks.timing import Comparison, compare
-from nowag_exp.models import CausalLM
+from benchmarks.bench import Bench
+from benchmarks.forward import forward_operations
+from benchmarks.timing import Comparison, Wanted, Work
+from nowag_exp.models import Architecture
 from nowag_exp.text import load_transformers_tokenizer
 
-ITEMS, CHOICES, CONTEXT, ANSWER, BATCH = 25, 4, 40, 8, 16
+CHOICES, CONTEXT, ANSWER, BATCH = 4, 40, 8, 16
 WORDS = ["time", "year", "people", "way", "day", "man", "thing", "life", "world", "school", "house", "water", "night"]
 """Each is one token after a space."""
 
 
-def run(model: CausalLM) -> list[Comparison]:
+def run(bench: Bench) -> Iterator[Comparison]:
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
     from nowag_exp.evaluation.zero_shot.lm import LoadedLM
 
+    model, n_items = bench.model, 25 if bench.full else 4
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     tokenizer = load_transformers_tokenizer(model.checkpoint.folder)
     draw = random.Random(0)
     requests = []
-    for item in range(ITEMS):
+    for item in range(n_items):
         context = " ".join(draw.choices(WORDS, k=CONTEXT))
         for choice in range(CHOICES):
             answer = " " + " ".join(draw.choices(WORDS, k=ANSWER))
@@ -48,7 +55,12 @@ def run(model: CausalLM) -> list[Comparison]:
         for batch in batches:
             model.module(batch, use_cache=False)
 
-    return [
-        compare("zero-shot items, against lm-eval's own model", ours, plain_harness, 3, 2.0),
-        compare("zero-shot items, against the forward of each text", ours, plain_forward, 3, 2.0),
-    ]
+    sizes = Architecture.of(model.checkpoint.config)
+    n_tokens, n_answered = n_items * (CONTEXT + CHOICES * ANSWER), n_items * CHOICES * ANSWER
+    head = 2.0 * n_answered * sizes.hidden_size * sizes.vocabulary
+    work = Work(product=forward_operations(sizes, n_tokens, 1, head=False) + head)
+    for name, plain in (
+        ("zero-shot items, against lm-eval's own model", plain_harness),
+        ("zero-shot items, against the forward of each text", plain_forward),
+    ):
+        yield bench.compare(name, ours, plain, work, Wanted(ratio=2.0))
