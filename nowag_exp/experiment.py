@@ -2,6 +2,7 @@
 
 import functools
 import logging
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -112,6 +113,20 @@ class Workbench:
         if self._model is None or self._model[1].stream is not None or self._model[1].device.type != "cuda":
             return 0.0  # In main memory it counts as what this process holds.
         return float(sum(parameter.nbytes for parameter in self._model[1].module.parameters()))
+
+
+def in_order(experiments: Sequence[Experiment]) -> list[Experiment]:
+    """The order to run them in: model by model, so that each is loaded once, and what leaves most to the others first.
+
+    A dense pass that collects Hessians serves those that need their diagonals alone; not the other way round.
+    """
+    models = list(dict.fromkeys(experiment.model for experiment in experiments))
+
+    def place(experiment: Experiment) -> tuple[int, bool]:
+        method = experiment.method
+        return models.index(experiment.model), not (method.needs is Needs.HESSIAN and method.propagate == "dense")
+
+    return sorted(experiments, key=place)
 
 
 def check(experiment: Experiment, bench: Workbench) -> None:
@@ -251,7 +266,9 @@ def _compress(
         if experiment.checkpoint.save:
             target = experiment.checkpoint_folder
             stack.enter_context(locked(target))
-            writer = FolderWriter(stack.enter_context(atomic_folder(target)))
+            # Of a streamed model memory holds a block, and so does a shard.
+            shard_bytes = None if model.stream is None else model.block_bytes
+            writer = FolderWriter(stack.enter_context(atomic_folder(target)), shard_bytes)
         with meter.stage("compression"), reporter.stage(f"{method.name}: blocks", n_blocks) as tick:
             keep = writer.add_weight if writer else None
             engine = build_engine(experiment.runtime.engine, model.device)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nowag_exp.errors import NowagError
 from nowag_exp.methods.base import Needs, SiteStatistics
-from nowag_exp.models.blocks import SITES, CausalLM
+from nowag_exp.models.blocks import SITES, CausalLM, HeardAll
 
 VERSION = 1
 """Raised when the same tokens would give other statistics, here or by another walk over the blocks."""
@@ -66,15 +66,26 @@ class SiteListener:
     """Adds up what reaches the input sites of a block, once the block was run to its end.
 
     A run that memory did not suffice for has reached some sites and not others: it must not count at any.
+
+    Args:
+        needs: which statistics.
+        to_its_end: whether the block is run beyond its last input site, for its output.
     """
 
-    def __init__(self, needs: Needs) -> None:
+    def __init__(self, needs: Needs, to_its_end: bool = True) -> None:
         self.accumulators = {site.name: Accumulator(needs) for site in SITES}
+        self._to_its_end = to_its_end
         self._heard: dict[str, Tensor] = {}
 
     def hear(self, site: str, activations: Float[Tensor, "*batch d_in"]) -> None:
-        """Take note of the activations of one batch at one site."""
+        """Take note of the activations of one batch at one site.
+
+        Raises:
+            HeardAll: at the last site, unless the block is to run to its end.
+        """
         self._heard[site] = activations.detach()
+        if not self._to_its_end and site == SITES[-1].name:
+            raise HeardAll
 
     def add(self) -> None:
         """Add up what was heard, at all sites or, if memory does not suffice for it, at none."""
@@ -97,9 +108,9 @@ class SiteListener:
 
 
 @contextmanager
-def listening(model: CausalLM, block: int, needs: Needs) -> Iterator[SiteListener]:
+def listening(model: CausalLM, block: int, needs: Needs, to_its_end: bool) -> Iterator[SiteListener]:
     """Listen at the block's input sites while the body runs: one hook a site, on the first of its linears."""
-    listener = SiteListener(needs)
+    listener = SiteListener(needs, to_its_end)
     hooks = []
     for site in SITES:
         first_linear = next(iter(model.linears(block, site).values()))

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from nowag_exp.calibration.statistics import BlockStatistics, listening
-from nowag_exp.engines import Engine, Local, SiteJob
+from nowag_exp.engines import Engine, Local, SiteJob, count_not_finite
 from nowag_exp.errors import NowagError
 from nowag_exp.formats import CompressedWeight, DenseWeight
 from nowag_exp.ledger import Irregularity, Ledger
@@ -121,7 +121,8 @@ class Walk:
         if self.index == self.model.n_blocks:
             raise StopIteration
         index = self.index
-        with listening(self.model, index, self.needs) as listener:
+        # Of a block that is to be compressed first, the output is not wanted yet: its last linear is spared.
+        with listening(self.model, index, self.needs, to_its_end=self.propagate == "dense") as listener:
             for number in range(len(self.hidden)):
                 output = self.model.run_block(index, self.hidden[number], listener)
                 if self.propagate == "dense":
@@ -272,8 +273,7 @@ def _replace(model: CausalLM, name: str, weight: Tensor, compressed: CompressedW
 
 
 def _require_finite(name: str, values: Tensor) -> None:
-    if not bool(torch.isfinite(values).all()):
-        bad = int((~torch.isfinite(values)).sum())
+    if bad := count_not_finite(values):
         raise NowagError(
             f"{name}: {bad} of {values.numel()} weights are NaN or infinite after compression: 16 bits cannot hold "
             "them; use another method or model"

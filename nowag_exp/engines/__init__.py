@@ -7,9 +7,9 @@ import torch
 from nowag_exp.engines.base import Engine
 from nowag_exp.engines.local import Local
 from nowag_exp.engines.ray import Ray
-from nowag_exp.engines.site import SiteJob, SiteResult, compress_site
+from nowag_exp.engines.site import SiteJob, SiteResult, compress_site, count_not_finite
 
-__all__ = ["Engine", "Local", "Ray", "SiteJob", "SiteResult", "build_engine", "compress_site"]
+__all__ = ["Engine", "Local", "Ray", "SiteJob", "SiteResult", "build_engine", "compress_site", "count_not_finite"]
 
 
 def build_engine(name: Literal["local", "ray"], device: torch.device) -> Engine:

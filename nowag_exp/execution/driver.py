@@ -6,7 +6,7 @@ from nowag_exp import interrupt
 from nowag_exp.config import Experiment
 from nowag_exp.execution.base import Executor
 from nowag_exp.execution.inline import Inline
-from nowag_exp.experiment import Workbench, recorded
+from nowag_exp.experiment import Workbench, in_order, recorded
 from nowag_exp.progress import Reporter
 from nowag_exp.runner import Outcome, run_logged
 
@@ -24,7 +24,7 @@ def run_all(
     executor: Executor = INLINE,
     seconds: Mapping[str, float] | None = None,
 ) -> list[Outcome]:
-    """Run checked experiments grouped by model, each model in the order given.
+    """Run checked experiments model by model, those first whose stages serve most others.
 
     Args:
         experiments: checked, each once.
@@ -34,11 +34,13 @@ def run_all(
         executor: runs them.
         seconds: that each is expected to take, by fingerprint, for the time left; ``None`` if that is not known.
 
+    Returns:
+        Their outcomes, in the order given.
+
     Raises:
         KeyboardInterrupt: if asked to stop, saying what is done.
     """
-    order = {experiment.model: None for experiment in experiments}
-    grouped = [experiment for model in order for experiment in experiments if experiment.model == model]
+    grouped = in_order(experiments)
     number = {experiment.fingerprint: number for number, experiment in enumerate(grouped)}
     weights = None if seconds is None else [seconds[fingerprint] for fingerprint in number]
     outcomes: dict[str, Outcome] = {}
@@ -53,7 +55,7 @@ def run_all(
             done = sum(recorded(experiment) is not None for experiment in grouped)
             reporter.say(f"stopped: {done} of {len(grouped)} experiments are recorded")
             raise
-    return [outcomes[fingerprint] for fingerprint in number]
+    return [outcomes[experiment.fingerprint] for experiment in experiments]
 
 
 def _outcomes(

@@ -25,7 +25,7 @@ from nowag_exp.formats.dense import DenseWeight
 QUANT_METHOD = "nowag_exp"
 FORMAT_VERSION = 1
 STORED_AS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "U8": torch.uint8}
-SHARD_BYTES = 512 * 1024**2
+SHARD_BYTES = 2 * 1024**3
 AGAIN = "save the checkpoint again (checkpoint.save=true)"
 
 
@@ -34,10 +34,11 @@ class FolderWriter:
 
     Args:
         folder: empty.
+        shard_bytes: of a shard, at least, but for the last one; ``None`` for 2 GiB.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, shard_bytes: int | None = None) -> None:
+        self.folder, self._shard_bytes = folder, shard_bytes or SHARD_BYTES
         self._layouts: dict[str, dict[str, Any]] = {}
         self._pending: dict[str, Tensor] = {}
         self._shards: list[list[str]] = []
@@ -55,7 +56,7 @@ class FolderWriter:
         self._pending[name] = tensor.detach().cpu().contiguous()
         self._n_bytes += tensor.nbytes
         self._n_bytes_pending += tensor.nbytes
-        if self._n_bytes_pending >= SHARD_BYTES:
+        if self._n_bytes_pending >= self._shard_bytes:
             self._flush()
 
     def finish(self, config: Mapping[str, Any], beside: Iterable[Path]) -> int:

@@ -40,6 +40,8 @@ def pack_positions(keep: Bool[Tensor, "d_out d_in"], pattern: str) -> UInt8[Tens
         ValueError: if the mask is not of this pattern.
     """
     bits, group = position_bits(pattern)
+    if group == 1 and keep.device.type == "cpu":
+        return torch.from_numpy(np.packbits(keep.reshape(-1).numpy(), bitorder="little"))  # A tenth of the time.
     if group == 1:
         return pack(keep.reshape(-1).to(torch.uint8), 1)
     places = torch.arange(group, device=keep.device, dtype=torch.int32)
@@ -58,6 +60,9 @@ def unpack_positions(packed: UInt8[Tensor, " bytes"], pattern: str, d_out: int, 
         ValueError: if a number stands for no mask of the pattern, or there are too few or too many bytes.
     """
     bits, group = position_bits(pattern)
+    if group == 1 and packed.device.type == "cpu" and len(packed) == packed_size(d_out * d_in, 1):
+        mask = np.unpackbits(packed.numpy(), count=d_out * d_in, bitorder="little")
+        return torch.from_numpy(mask.view(np.bool_)).reshape(d_out, d_in)
     numbers = unpack(packed, bits, d_out * d_in // group)
     if group == 1:
         return numbers.bool().reshape(d_out, d_in)

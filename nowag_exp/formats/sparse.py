@@ -46,7 +46,7 @@ class SparseWeight(CompressedWeight):
         cls, weight: Float[Tensor, "d_out d_in"], keep: Bool[Tensor, "d_out d_in"], pattern: str, dtype: torch.dtype
     ) -> "SparseWeight":
         """Hold the values of ``weight`` where ``keep`` is true, in ``dtype``."""
-        values = weight[keep].to(dtype)
+        values = _kept(weight.to(dtype), keep)
         name = str(dtype).removeprefix("torch.")
         d_out, d_in = weight.shape
         return cls(d_out, d_in, pattern, name, len(values), pack_positions(keep, pattern), values)
@@ -64,12 +64,22 @@ class SparseWeight(CompressedWeight):
         return kept_positions(self.positions, self.pattern, self.shape, self.n_kept)
 
     def decompress(self) -> Float[Tensor, "{self.d_out} {self.d_in}"]:
-        dense = torch.zeros(self.shape, dtype=self.values.dtype, device=self.values.device)
-        return dense.masked_scatter_(self.mask(), self.values)
+        dense, mask = torch.zeros(self.shape, dtype=self.values.dtype, device=self.values.device), self.mask()
+        if dense.device.type != "cpu":
+            return dense.masked_scatter_(mask, self.values)
+        dense.view(torch.int16).numpy()[mask.numpy()] = self.values.view(torch.int16).numpy()
+        return dense
 
     @property
     def n_nonzero(self) -> int:
         return self.n_kept
+
+
+def _kept(weight: Float[Tensor, "d_out d_in"], keep: Bool[Tensor, "d_out d_in"]) -> Float[Tensor, " kept"]:
+    """The 16-bit values of a weight where a mask is true; on a CPU by numpy, which takes half of torch's time."""
+    if weight.device.type != "cpu":
+        return weight[keep]
+    return torch.from_numpy(weight.view(torch.int16).numpy()[keep.numpy()]).view(weight.dtype)
 
 
 def kept_positions(

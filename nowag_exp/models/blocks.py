@@ -80,9 +80,16 @@ def linear_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     return Architecture.of(config).linears()
 
 
+class HeardAll(Exception):  # noqa: N818 (it is no error)
+    """Ends the run of a block whose output nobody wants, once the last input site was reached."""
+
+
 @runtime_checkable
 class Listener(Protocol):
-    """Hears the inputs of a block while it runs, and is told whether the run counts."""
+    """Hears the inputs of a block while it runs, and is told whether the run counts.
+
+    It may raise :class:`HeardAll`; the output is then of no use.
+    """
 
     def add(self) -> None:
         """It was run to its end: add up what was heard."""
@@ -182,6 +189,11 @@ class CausalLM:
     def n_blocks(self) -> int:
         """Decoder layers."""
         return len(self.module.model.layers)
+
+    @property
+    def block_bytes(self) -> int:
+        """Of the weights of one decoder layer."""
+        return sum(parameter.nbytes for parameter in self.module.model.layers[0].parameters())
 
     def block(self, index: int) -> nn.Module:
         """A decoder layer, with its weights; of a streamed model the one that was asked for last alone has them."""
@@ -309,7 +321,10 @@ class CausalLM:
             at_once = rows if self._most_tokens is None else max(1, self._most_tokens // context)
             part = slice(start, start + at_once)
             try:
-                output = self._forward(block, hidden[part], batch, part)
+                try:
+                    output = self._forward(block, hidden[part], batch, part)
+                except HeardAll:
+                    output = hidden[part]
                 if listener is not None:
                     listener.add()
             except RuntimeError as error:

@@ -1,5 +1,7 @@
 """A model that is never loaded: its blocks are read one at a time, the next one while the present one computes."""
 
+import ctypes
+import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -65,6 +67,7 @@ class BlockStream:
         if self._held is not None:
             self._blocks[self._held].to("meta")
             self._held = None
+            _give_back()
         self._head = None
 
     def rewrite(self, index: int, weights: Callable[[], Weights]) -> None:
@@ -119,6 +122,12 @@ class BlockStream:
             copy = tensor.to(self.dtype, copy=True)
             tensors[name.removeprefix(prefix)] = copy.pin_memory() if self.device.type == "cuda" else copy
         return tensors, compressed
+
+
+def _give_back() -> None:
+    """Return freed memory to the system: glibc keeps what lies below something in use, block after block more of it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _prefix(index: int) -> str:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from nowag_exp.config import Experiment
-from nowag_exp.experiment import DEFAULT_THREADS, Workbench, choose_device, recorded
+from nowag_exp.experiment import DEFAULT_THREADS, Workbench, choose_device, in_order, recorded
 from nowag_exp.memory import device_bytes, hidden_bytes, host_bytes
 from nowag_exp.models import Architecture
 from nowag_exp.planning.checkpoint import checkpoint_bytes
@@ -152,8 +152,7 @@ class _Forecaster:
         self._shared: dict[frozenset[str], Shared] = {}
 
     def forecast(self, experiments: list[Experiment]) -> Forecast:
-        models = {experiment.model: None for experiment in experiments}
-        ordered = [experiment for model in models for experiment in experiments if experiment.model == model]
+        ordered = in_order(experiments)
         jobs = [self._job(experiment) for experiment in ordered]
         found = [shared for shared in self._shared.values() if shared.n_jobs > 1 or shared.kept]
         to_run = [job.experiment for job in jobs if not job.recorded]

@@ -7,17 +7,18 @@ import pytest
 import torch
 
 from nowag_exp import experiment as module
-from nowag_exp import shelf
+from nowag_exp import runner, shelf
 from nowag_exp.compose import compose
 from nowag_exp.config import Experiment, build_experiment
 from nowag_exp.errors import RequestError
-from nowag_exp.execution import run_all
+from nowag_exp.execution import inline, run_all
 from nowag_exp.experiment import Workbench
 from nowag_exp.layout import sweeps
 from nowag_exp.methods import second_order
 from nowag_exp.models import CausalLM
 from nowag_exp.planning import Forecast, forecast, render_forecast
 from nowag_exp.progress import Reporter
+from nowag_exp.runner import Outcome
 from nowag_exp.search import is_search
 from nowag_exp.sweep import expand, plan
 
@@ -30,9 +31,10 @@ def make(workplace: Path, tiny_run: list[str]):
     return lambda *overrides: build_experiment(compose([*tiny_run, *overrides]))
 
 
-def run(jobs: list[Experiment]) -> None:
+def run(jobs: list[Experiment]) -> list[Outcome]:
     outcomes = run_all(jobs, Workbench(), Reporter())
     assert all(outcome.record for outcome in outcomes), [outcome.failure for outcome in outcomes]
+    return outcomes
 
 
 def passes(found: Forecast, what: str) -> list[tuple[str, int, bool]]:
@@ -60,8 +62,10 @@ def test_sharing_is_what_a_run_shares(make, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(
         CausalLM,
         "last_hidden",
-        lambda model, batches, *more: (
-            states.append(bool(batches) and not model._changed) or forward(model, batches, *more)
+        lambda model, batches, dtype, stage: (
+            # The noise floor is measured in another precision.
+            states.append(bool(batches) and dtype is None and not model._changed)
+            or forward(model, batches, dtype, stage)
         ),
     )
     run(jobs)
@@ -78,15 +82,23 @@ def test_sharing_is_what_a_run_shares(make, monkeypatch: pytest.MonkeyPatch) -> 
     assert passes(found, "dense model") == [("tiny: the dense model on files:eval.txt@64", len(jobs), False)]
 
 
-def test_a_pass_for_diagonals_alone_does_not_serve_a_method_that_needs_hessians(make, monkeypatch) -> None:
+def test_one_pass_serves_all_though_methods_that_need_less_stand_first(make, monkeypatch) -> None:
     jobs = [make("method=nowag_p"), make("method=nowag_p", "method.pattern=2:4")]
     jobs += [make("method=gptq", DENSE), make("method=gptq", DENSE, "method.bits=3"), make("method=wanda", DENSE)]
-    found = passes(forecast(jobs, RESULTS), "calibration pass")
-    assert [n_jobs for _, n_jobs, _ in found] == [2, 3]
+    assert [n_jobs for _, n_jobs, _ in passes(forecast(jobs, RESULTS), "calibration pass")] == [5]
     walks = []
     walk = shelf.walk
     monkeypatch.setattr(shelf, "walk", lambda *args: walks.append(args[4].value) or walk(*args))
-    run(jobs)
+    assert [outcome.experiment for outcome in run(jobs)] == jobs, "in the order of the sweep"
+    assert walks == ["hessian"]
+
+
+def test_a_pass_for_diagonals_alone_does_not_serve_a_method_that_needs_hessians(make, monkeypatch) -> None:
+    walks = []
+    walk = shelf.walk
+    monkeypatch.setattr(shelf, "walk", lambda *args: walks.append(args[4].value) or walk(*args))
+    for job in (make("method=nowag_p"), make("method=gptq", DENSE), make("method=gptq", DENSE, "method.bits=3")):
+        run([job])
     assert walks == ["diagonal", "hessian"]
 
 
@@ -278,7 +290,7 @@ def test_a_local_file_that_is_missing_is_an_error_not_a_download(workplace: Path
         forecast([job], RESULTS)
 
 
-def test_jobs_run_in_the_order_of_the_forecast(make) -> None:
+def test_jobs_run_in_the_order_of_the_forecast(make, monkeypatch: pytest.MonkeyPatch) -> None:
     wide = "model.intermediate_size=128"
     jobs = [
         make("method=magnitude"),
@@ -287,8 +299,11 @@ def test_jobs_run_in_the_order_of_the_forecast(make) -> None:
         make("method=nowag_p", wide),
     ]
     found = forecast(jobs, RESULTS)
-    outcomes = run_all(jobs, Workbench(), Reporter())
-    assert [job.experiment for job in found.jobs] == [outcome.experiment for outcome in outcomes]
+    began: list[Experiment] = []
+    plain = runner.run_logged
+    monkeypatch.setattr(inline, "run_logged", lambda job, *others: began.append(job) or plain(job, *others))
+    run(jobs)
+    assert [job.experiment for job in found.jobs] == began
 
 
 def test_jobs_that_look_alike_are_told_apart(make) -> None:
