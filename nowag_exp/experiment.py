@@ -96,13 +96,14 @@ class Workbench:
         texts = [len(self.tokens(experiment, key).ids) * text.context_length for key, text in experiment.texts.items()]
         sizes = Architecture.of(self.architecture(experiment))
         found = choose(experiment, sizes, device, max(texts, default=0), self._held_bytes())
-        key = content_key({**source.identity(), "device": str(device), "streamed": found.streamed})
+        how = {"device": str(device), "streamed": found.streamed, "spread": found.gpus is not None}
+        key = content_key({**source.identity(), **how})
         if self._model is None or self._model[0] != key:
             self._model = None  # Free the old one first.
             log.info(found.reason)
-            if found.streamed:
+            if found.streamed or found.gpus:
                 reporter.say(found.reason)
-            self._model = (key, source.load(device, found.streamed))
+            self._model = (key, source.load(device, found.streamed, found.gpus))
         model = self._model[1]
         model.restore()
         model.placement, model.scratch = found.placement, experiment.paths.folder / "store"

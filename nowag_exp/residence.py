@@ -1,5 +1,6 @@
 """Whether a model is loaded or streamed from its checkpoint, and where hidden states wait: by what fits into memory."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 
 from nowag_exp.config import Experiment
 from nowag_exp.errors import RequestError
-from nowag_exp.memory import device_bytes, hidden_bytes, host_bytes
+from nowag_exp.memory import device_bytes, hidden_bytes, host_bytes, weights_bytes
 from nowag_exp.models import Architecture, Placement
 
 SHARE = 0.9
@@ -27,11 +28,13 @@ class Residence:
 
     Attributes:
         streamed: whether blocks are read one at a time, instead of all at the start.
+        gpus: bytes that may be taken of each GPU that the model is spread over; ``None`` if it is on one device.
         placement: where hidden states wait between two blocks.
         reason: both, and the estimates they follow from, in one line.
     """
 
     streamed: bool
+    gpus: Mapping[int, int] | None
     placement: Placement
     reason: str
 
@@ -51,6 +54,7 @@ def choose(
     Raises:
         RequestError: if not even one block fits, saying how much is needed and what takes it.
     """
+    gpus = _spread(experiment, sizes, device, held_bytes)
     streamed = is_streamed(experiment, sizes, device, held_bytes)
     whole, by_blocks = (_peak(experiment, sizes, device, each) for each in (False, True))
     usable = _usable(device, held_bytes)
@@ -61,7 +65,7 @@ def choose(
             + ("runtime.device=cpu" if device.type == "cuda" else "model.dtype=bfloat16")
             + ", or free memory"
         )
-    how = "streamed block by block" if streamed else "loaded"
+    how = "streamed block by block" if streamed else f"spread over {len(gpus)} GPUs" if gpus else "loaded"
     placement = experiment.runtime.activations
     hidden, room = hidden_bytes(experiment, sizes, n_waiting), free_bytes(torch.device("cpu"))
     if placement == "auto":
@@ -71,14 +75,34 @@ def choose(
         f"{experiment.model.label}: {how} (runtime.offload={experiment.runtime.offload}); estimates: {_gb(whole)} "
         f"loaded, {_gb(by_blocks)} streamed, {_gb(usable)} usable on {device}; hidden states, {_gb(hidden)}, {where}"
     )
-    return Residence(streamed, placement, reason)
+    return Residence(streamed, gpus, placement, reason)
 
 
 def is_streamed(experiment: Experiment, sizes: Architecture, device: torch.device, held_bytes: float = 0.0) -> bool:
     """What ``runtime.offload`` means here; arguments as in :func:`choose`."""
     if experiment.runtime.offload == "auto":
-        return _peak(experiment, sizes, device, streamed=False) > _usable(device, held_bytes)
+        fits = _peak(experiment, sizes, device, streamed=False) <= _usable(device, held_bytes)
+        return not fits and _spread(experiment, sizes, device, held_bytes) is None
     return experiment.runtime.offload == "always"
+
+
+def _spread(
+    experiment: Experiment, sizes: Architecture, device: torch.device, held_bytes: float
+) -> Mapping[int, int] | None:
+    """What may be taken of each GPU, if the model fits into all of them together but not into the first."""
+    n_gpus = torch.cuda.device_count() if device.type == "cuda" else 0
+    if n_gpus < 2 or experiment.runtime.offload == "always":
+        return None
+    whole = _peak(experiment, sizes, device, streamed=False)
+    if whole <= _usable(device, held_bytes):
+        return None
+    # What a stage holds besides the weights may come up on each of them.
+    besides = whole - weights_bytes(experiment, sizes)
+    room = {
+        gpu: int(SHARE * (free_bytes(torch.device("cuda", gpu)) + held_bytes / n_gpus) - besides)
+        for gpu in range(n_gpus)
+    }
+    return room if min(room.values()) > 0 and sum(room.values()) >= weights_bytes(experiment, sizes) else None
 
 
 def _peak(experiment: Experiment, sizes: Architecture, device: torch.device, streamed: bool) -> float:

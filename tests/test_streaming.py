@@ -231,6 +231,30 @@ def test_auto_streams_what_does_not_fit(
     )
 
 
+@pytest.mark.parametrize(
+    ("free_gb", "how"),
+    [
+        ({0: 200, 1: 200}, "loaded"),
+        ({0: 80, 1: 80, 2: 80}, "spread over 3 GPUs"),
+        ({0: 80, 1: 40}, "streamed block by block"),
+        ({0: 24}, "streamed block by block"),
+    ],
+)
+def test_a_70b_is_spread_over_the_gpus_that_hold_it_together_and_streamed_otherwise(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, free_gb: dict[int, int], how: str
+) -> None:
+    more = ["model=llama2_70b", "calibration=redpajama", "evaluation=wikitext2", "method=nowag_p"]
+    experiment = build_experiment(compose(more))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(free_gb))
+    monkeypatch.setattr(residence, "free_bytes", lambda device: 1e9 * free_gb.get(device.index or 0, 64))
+    found = choose(experiment, experiment.model.sizes(), torch.device("cuda"), 128 * 4096, 0.0)
+    assert found.reason.startswith(f"llama2_70b: {how} (runtime.offload=auto); estimates: 14")
+    assert (found.gpus is not None) == ("spread" in how)
+    if found.gpus is not None:
+        # 90 % of a card less what compressing the largest linear takes.
+        assert found.gpus[2] == pytest.approx(0.9 * 80e9 - 24 * 28672 * 8192, rel=1e-3)
+
+
 class FakeMemory:
     def __init__(self, rss: float) -> None:
         self.rss = rss

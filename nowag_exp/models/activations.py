@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nowag_exp.files import naming_full_disk
+
 Placement = Literal["device", "cpu", "disk"]
 
 
@@ -81,8 +83,8 @@ class Activations:
 
 def _in_file(batches: Iterable[Tensor], folder: Path | None) -> tuple[list[Tensor], mmap.mmap, list[tuple[int, int]]]:
     """Write batches to a file, each from the start of a page on; give them mapped, the map, and where each one is."""
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+    folder = folder or Path(tempfile.gettempdir())
+    folder.mkdir(parents=True, exist_ok=True)
     spans: list[tuple[int, int]] = []
     kinds: list[tuple[torch.dtype, torch.Size]] = []
     with tempfile.TemporaryFile(dir=folder) as file:
@@ -90,8 +92,10 @@ def _in_file(batches: Iterable[Tensor], folder: Path | None) -> tuple[list[Tenso
             file.seek(-file.tell() % mmap.ALLOCATIONGRANULARITY, 1)
             spans.append((file.tell(), batch.nbytes))
             kinds.append((batch.dtype, batch.shape))
-            file.write(batch.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        file.flush()
+            # Written, not mapped and filled: a full disk is then an error, and not the end of the process.
+            with naming_full_disk(folder, file.tell() + batch.nbytes):
+                file.write(batch.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+                file.flush()
         mapped = mmap.mmap(file.fileno(), 0)
     waiting = [
         torch.frombuffer(mapped, dtype=dtype, count=shape.numel(), offset=start).view(shape)

@@ -126,8 +126,20 @@ class CausalLM:
                 raise RequestError(f"block {index} has linears {sorted(found ^ known)} that no input site names")
 
     @classmethod
-    def load(cls, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> "CausalLM":
+    def load(
+        cls,
+        checkpoint: Checkpoint,
+        dtype: torch.dtype,
+        device: torch.device,
+        gpus: Mapping[int, int] | None = None,
+    ) -> "CausalLM":
         """Load through transformers; no code from the checkpoint is run.
+
+        Args:
+            checkpoint: has the weights.
+            dtype: to compute in.
+            device: where it computes.
+            gpus: bytes that may be taken of each GPU, to spread the blocks over them by accelerate's device map.
 
         Raises:
             RequestError: if a weight is missing or has the wrong shape.
@@ -153,7 +165,11 @@ class CausalLM:
             raise RequestError(
                 f"{folder}: {len(wrong)} tensors do not match config.json, such as {wrong[0]}; download the model again"
             )
-        module.to(device).eval().requires_grad_(False)
+        if gpus is None:
+            module.to(device)
+        else:
+            spread(module, gpus)
+        module.eval().requires_grad_(False)
         module.config.use_cache = False
         return cls(module, checkpoint)
 
@@ -268,7 +284,8 @@ class CausalLM:
     def logits(self, hidden: Float[Tensor, "*rows hidden"]) -> Float[Tensor, "*rows vocabulary"]:
         """The language-model head, in the precision of ``hidden``."""
         head = self.module.lm_head.weight if self.stream is None else self.stream.head()
-        return nn.functional.linear(hidden, head.to(hidden.dtype))
+        # Of a model that is spread over GPUs the head need not be where it computes otherwise.
+        return nn.functional.linear(hidden.to(head.device), head.to(hidden.dtype)).to(hidden.device)
 
     def other_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter that no site names: embeddings, norms and the head; a tied one once.
@@ -371,6 +388,20 @@ class CausalLM:
             f"{context} tokens, a single window or item, do not fit into the memory of {self.device} beside the model; "
             f"{', or '.join(ways)}"
         )
+
+
+def spread(module: nn.Module, room: Mapping[Any, int]) -> None:
+    """Move the parts of a loaded model to several devices; hooks of accelerate move activations between them.
+
+    Args:
+        module: a transformers model, in main memory.
+        room: bytes that may be taken of each device.
+    """
+    from accelerate import dispatch_model, infer_auto_device_map
+
+    whole = ["LlamaDecoderLayer"]
+    device_map = infer_auto_device_map(module, max_memory=dict(room), no_split_module_classes=whole)
+    dispatch_model(module, device_map, force_hooks=True)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

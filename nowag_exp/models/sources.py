@@ -1,6 +1,7 @@
 """Where a model comes from: the hub or a folder of the user. Both end as a folder in Hugging Face layout."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,10 +85,12 @@ class ModelSource(ABC):
             )
         return checkpoint.config
 
-    def load(self, device: torch.device, streamed: bool = False) -> CausalLM:
-        """Load the weights onto ``device``, or make ready to read them a block at a time."""
-        load = CausalLM.streamed if streamed else CausalLM.load
-        return load(Checkpoint(self.folder()), getattr(torch, self.dtype), device)
+    def load(self, device: torch.device, streamed: bool = False, gpus: Mapping[int, int] | None = None) -> CausalLM:
+        """Load the weights onto ``device`` or spread them over GPUs, or make ready to read them a block at a time."""
+        checkpoint, dtype = Checkpoint(self.folder()), getattr(torch, self.dtype)
+        if streamed:
+            return CausalLM.streamed(checkpoint, dtype, device)
+        return CausalLM.load(checkpoint, dtype, device, gpus)
 
 
 @settings

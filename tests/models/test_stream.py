@@ -12,6 +12,7 @@ from nowag_exp.config import build
 from nowag_exp.errors import RequestError
 from nowag_exp.formats import SparseWeight
 from nowag_exp.models import Activations, Batch, CausalLM, Checkpoint, ModelSource
+from nowag_exp.models.blocks import spread
 
 LINEAR = "model.layers.1.mlp.up_proj"
 
@@ -185,3 +186,17 @@ def test_a_batch_that_does_not_fit_is_run_in_parts_to_the_same_states(loaded: Ca
     assert sum(rows for rows, _ in parts) == 5 * 3
     loaded.restore()
     assert loaded.most_tokens is None
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_model_under_a_device_map_gives_the_same(
+    source: ModelSource, loaded: CausalLM, batches: list[Batch], dtype: torch.dtype | None
+) -> None:
+    # One device stands for several here: what is shown is that the map's hooks and our way through the blocks agree.
+    mapped = source.load(torch.device("cpu"))
+    spread(mapped.module, {"cpu": 10**9})
+    assert all(hasattr(block, "_hf_hook") for block in mapped.module.model.layers)
+    for ours, theirs in zip(mapped.last_hidden(batches, dtype), loaded.last_hidden(batches, dtype), strict=True):
+        assert torch.equal(ours, theirs)
+        assert torch.equal(mapped.logits(ours), loaded.logits(theirs))
