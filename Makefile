@@ -5,7 +5,7 @@ BIN := .venv/bin
 # To choose another CUDA: make demo TORCH_INDEX=https://download.pytorch.org/whl/cu130
 TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org/whl/cpu)
 
-.PHONY: demo test check claims bench bench-full bench-llmcompressor clean
+.PHONY: demo test test-slow check claims bench bench-full bench-llmcompressor clean
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
@@ -14,6 +14,9 @@ demo: .venv/ready
 # A process a core, but at most 4: each takes up to 2 GB. Whoever has none left takes tests of another.
 test: check
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+
+test-slow: .venv/dev
+	$(BIN)/python -m pytest -m slow
 
 check: .venv/dev
 	$(BIN)/ruff format --check .
