@@ -2,6 +2,7 @@
 
 import functools
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -93,9 +94,7 @@ class Workbench:
             RequestError: if memory does not suffice for even one block of it.
         """
         source = experiment.model
-        texts = [len(self.tokens(experiment, key).ids) * text.context_length for key, text in experiment.texts.items()]
-        sizes = Architecture.of(self.architecture(experiment))
-        found = choose(experiment, sizes, device, max(texts, default=0), self._held_bytes())
+        found = choose(experiment, Architecture.of(self.architecture(experiment)), device, self._held_bytes())
         how = {"device": str(device), "streamed": found.streamed, "spread": found.gpus is not None}
         key = content_key({**source.identity(), **how})
         if self._model is None or self._model[0] != key:
@@ -106,14 +105,17 @@ class Workbench:
             self._model = (key, source.load(device, found.streamed, found.gpus))
         model = self._model[1]
         model.restore()
-        model.placement, model.scratch = found.placement, experiment.paths.folder / "store"
+        model.placement, model.scratch = experiment.runtime.activations, experiment.paths.folder / "store"
         return model
 
-    def _held_bytes(self) -> float:
-        """What the kept model takes where it computes; it will be used again or freed."""
-        if self._model is None or self._model[1].stream is not None or self._model[1].device.type != "cuda":
-            return 0.0  # In main memory it counts as what this process holds.
-        return float(sum(parameter.nbytes for parameter in self._model[1].module.parameters()))
+    def _held_bytes(self) -> Counter[torch.device]:
+        """What the kept model takes of each GPU: it will be used again or freed."""
+        held: Counter[torch.device] = Counter()
+        if self._model is not None:
+            for parameter in self._model[1].module.parameters():
+                if parameter.is_cuda:
+                    held[parameter.device] += parameter.nbytes
+        return held
 
 
 def in_order(experiments: Sequence[Experiment]) -> list[Experiment]:
@@ -198,9 +200,9 @@ def run(experiment: Experiment, bench: Workbench, reporter: Reporter) -> RunReco
     evaluator.look_at_dense(model)
     compression = _compress(experiment, model, bench, unfinished, meter, ledger, reporter)
     metrics, items = evaluator.measure(model)
-    if model.most_tokens is not None:
-        detail = f"of runtime.batch_tokens={experiment.runtime.batch_tokens} fit into memory in parts of"
-        ledger.add("halved_batches", str(device), f"{detail} {model.most_tokens} tokens")
+    if model.halvings is not None:
+        too_many, taken = model.halvings
+        ledger.add("halved_batches", str(device), f"{too_many} tokens at once were too many, {taken} were taken then")
     record = RunRecord(
         schema_version=SCHEMA_VERSION,
         fingerprint=experiment.fingerprint,
@@ -287,7 +289,7 @@ def _walk_on(unfinished: Unfinished, model: CausalLM, needs: Needs) -> Walk | No
     if kept is None:
         return None
     index, hidden = kept
-    return Walk(model, hidden, "compressed", needs, index)
+    return Walk(model, hidden, sum(batch.shape[:2].numel() for batch in hidden), "compressed", needs, index)
 
 
 def _finish_checkpoint(writer: FolderWriter, model: CausalLM, compression: Compression) -> None:

@@ -12,9 +12,6 @@ DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 PROCESS_BYTES = 700e6
 """Of a process that has imported everything and holds no model."""
 
-CUDA_BYTES = 500e6
-"""What CUDA takes on the GPU before anything is put there."""
-
 
 def device_bytes(experiment: Experiment, sizes: Architecture, streamed: bool = False) -> float:
     """At the peak, where the model computes: its weights, and the most that one stage holds besides.
@@ -25,9 +22,27 @@ def device_bytes(experiment: Experiment, sizes: Architecture, streamed: bool = F
     compression = _compression(experiment, sizes)
     if not streamed:
         return weights_bytes(experiment, sizes) + max(forward, logits, compression)
-    item = DTYPE_BYTES[experiment.model.dtype]
-    block, head = float(item * sizes.block_weights), float(item * sizes.vocabulary * sizes.hidden_size)
-    return max(block + forward, head + logits, block + compression)
+    block = block_bytes(experiment, sizes)
+    return max(block + forward, _head_bytes(experiment, sizes) + logits, block + compression)
+
+
+def parts_by_block(experiment: Experiment, sizes: Architecture) -> dict[str, float]:
+    """What a streamed model takes where it computes, part by part; not all of them at a time."""
+    return {
+        "block": block_bytes(experiment, sizes),
+        "batch": _forward(experiment, sizes),
+        "head and logits": _head_bytes(experiment, sizes) + _logits(experiment, sizes),
+        "method": _compression(experiment, sizes),
+    }
+
+
+def block_bytes(experiment: Experiment, sizes: Architecture) -> float:
+    """Of the linears of one block, as they are loaded."""
+    return float(DTYPE_BYTES[experiment.model.dtype] * sizes.block_weights)
+
+
+def _head_bytes(experiment: Experiment, sizes: Architecture) -> float:
+    return float(DTYPE_BYTES[experiment.model.dtype] * sizes.vocabulary * sizes.hidden_size)
 
 
 def host_bytes(experiment: Experiment, sizes: Architecture, on_gpu: bool, streamed: bool = False) -> float:
@@ -37,7 +52,7 @@ def host_bytes(experiment: Experiment, sizes: Architecture, on_gpu: bool, stream
     """
     model = weights_bytes(experiment, sizes) if on_gpu else device_bytes(experiment, sizes, streamed)
     if streamed:
-        ahead = float(DTYPE_BYTES[experiment.model.dtype] * sizes.block_weights)
+        ahead = block_bytes(experiment, sizes)
         model = ahead if on_gpu else model + ahead
     return PROCESS_BYTES + model
 

@@ -86,7 +86,7 @@ class StatisticsShelf:
         passing = None
         stored = self.store.load("walks", key, self.ledger)
         if stored is not None and self._has_second_moments(needs, stored.notes["index"]):
-            passing = Walk(model, unpack_walk(stored.tensors), "dense", needs, stored.notes["index"])
+            passing = Walk(model, unpack_walk(stored.tensors), ids.numel(), "dense", needs, stored.notes["index"])
             diagonals, earlier = from_tensors(stored.tensors, passing.index), stored.notes["seconds"]
             meter.take_over("calibration", earlier)
             for _ in diagonals:

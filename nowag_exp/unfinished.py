@@ -106,7 +106,8 @@ class Unfinished:
         Raises:
             NowagError: if it went since it was.
         """
-        stored = self.store.load(self.kind, self._block(index), self.ledger)
+        # Not made again in this run, as entries of its ledger say: the run fails.
+        stored = self.store.load(self.kind, self._block(index), Ledger())
         if stored is None:
             raise NowagError(
                 f"{self.store.path(self.kind, self._block(index))}: was damaged or removed while it was in use; "

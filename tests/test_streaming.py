@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,25 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from nowag_exp import experiment as module
 from nowag_exp import progress, residence
 from nowag_exp.calibration import walk
+from nowag_exp.calibration.statistics import SiteListener
 from nowag_exp.compose import compose
 from nowag_exp.config import Experiment, build_experiment
+from nowag_exp.engines import Local
 from nowag_exp.errors import RequestError
 from nowag_exp.evaluation.zero_shot.continuations import Continuations
 from nowag_exp.execution import run_all
 from nowag_exp.experiment import Workbench, check
+from nowag_exp.formats.folder import FolderWriter
 from nowag_exp.measure import Evaluator
 from nowag_exp.methods import Needs
-from nowag_exp.models import Architecture, CausalLM
+from nowag_exp.models import SITES, Architecture, CausalLM, activations
+from nowag_exp.models.activations import free_bytes
 from nowag_exp.progress import Reporter
 from nowag_exp.records.record import RunRecord, load_records
-from nowag_exp.residence import choose, free_bytes
+from nowag_exp.residence import choose
 
 METHODS = [
     ("method=dense",),
@@ -142,6 +148,68 @@ def test_a_kept_block_that_is_damaged_while_it_is_in_use_fails_the_job_and_the_n
     assert content(outcome.record) == content(expected)
 
 
+def test_a_job_that_fails_leaves_nothing_to_the_next_one_on_the_same_model(
+    make: Callable[..., Experiment], workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (expected,) = run_all([make("method=wanda", *STREAMED)], Workbench(), Reporter())
+    shutil.rmtree(workplace / "results")
+
+    def full(self: object, linear: str, weight: object) -> None:
+        if "v_proj" in linear:  # Two linears of the block are replaced by then.
+            raise OSError("no room")
+
+    bench = Workbench()
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderWriter, "add_weight", full)
+        (failed,) = run_all([make("method=magnitude", *STREAMED, "checkpoint.save=true")], bench, Reporter())
+    assert failed.failure is not None
+    (outcome,) = run_all([make("method=wanda", *STREAMED)], bench, Reporter())
+    assert outcome.record is not None
+    assert expected.record is not None
+    assert content(outcome.record) == content(expected.record)
+
+
+def test_several_workers_on_a_streamed_model_give_the_same(
+    make: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (expected,) = run_all([make("method=nowag_p")], Workbench(), Reporter())
+    shutil.rmtree("results")
+    monkeypatch.setattr(module, "build_engine", lambda name, device: Local([device] * 3))
+    (outcome,) = run_all([make("method=nowag_p", *STREAMED)], Workbench(), Reporter())
+    assert outcome.record is not None
+    assert expected.record is not None
+    assert content(outcome.record) == content(expected.record)
+
+
+@pytest.mark.parametrize("fails_at", [1, 2, 3, 4])
+def test_memory_that_ends_while_a_batch_is_added_up_counts_it_once(fails_at: int) -> None:
+    listener, square = SiteListener(Needs.HESSIAN), torch.square
+    calls = 0
+
+    def failing(rows: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == fails_at:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return square(rows)
+
+    def hear() -> None:
+        for site in SITES:
+            listener.hear(site.name, torch.ones(2, 5, 4))
+
+    hear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "square", failing)
+        with pytest.raises(torch.OutOfMemoryError):
+            listener.add()
+    listener.forget()
+    hear()
+    listener.add()
+    for seen in listener.results(0).values():
+        assert seen.n_tokens == 10
+        assert seen.second_moment.tolist() == [[10.0] * 4] * 4
+
+
 @torch.inference_mode()
 def test_zero_shot_answers_are_those_of_a_loaded_model(make: Callable[..., Experiment]) -> None:
     source = make().model
@@ -192,7 +260,7 @@ def test_a_batch_that_was_halved_is_in_the_ledger_and_changes_no_result(
     assert expected.record is not None
     (entry,) = (entry for entry in outcome.record.irregularities if entry.kind == "halved_batches")
     assert entry.where == "cpu"
-    assert entry.detail == "of runtime.batch_tokens=2048 fit into memory in parts of 128 tokens"
+    assert entry.detail == "256 tokens at once were too many, 128 were taken then"
     values = [[metric.value for metric in each.metrics] for each in (outcome.record, expected.record)]
     assert values[0] == pytest.approx(values[1], rel=1e-5)
 
@@ -223,9 +291,8 @@ def test_auto_streams_what_does_not_fit(
     )
     monkeypatch.setattr(residence, "free_bytes", lambda device: free)
     monkeypatch.setattr(residence.psutil.Process, "memory_info", lambda self: FakeMemory(2.4e9))
-    found = choose(experiment, of_model, torch.device("cpu"), 1000, 0.0)
+    found = choose(experiment, of_model, torch.device("cpu"), {})
     assert found.streamed == streamed
-    assert found.placement == ("disk" if free < 4e6 else "cpu")
     assert found.reason.startswith(
         f"tiny: {'streamed block by block' if streamed else 'loaded'} (runtime.offload={offload}); estimates: "
     )
@@ -236,6 +303,7 @@ def test_auto_streams_what_does_not_fit(
     [
         ({0: 200, 1: 200}, "loaded"),
         ({0: 80, 1: 80, 2: 80}, "spread over 3 GPUs"),
+        ({0: 82, 1: 82}, "streamed block by block"),  # Enough in all, but not for whole blocks.
         ({0: 80, 1: 40}, "streamed block by block"),
         ({0: 24}, "streamed block by block"),
     ],
@@ -245,14 +313,33 @@ def test_a_70b_is_spread_over_the_gpus_that_hold_it_together_and_streamed_otherw
 ) -> None:
     more = ["model=llama2_70b", "calibration=redpajama", "evaluation=wikitext2", "method=nowag_p"]
     experiment = build_experiment(compose(more))
+    taken: Counter[torch.device] = Counter()
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(free_gb))
-    monkeypatch.setattr(residence, "free_bytes", lambda device: 1e9 * free_gb.get(device.index or 0, 64))
-    found = choose(experiment, experiment.model.sizes(), torch.device("cuda"), 128 * 4096, 0.0)
+    monkeypatch.setattr(
+        residence,
+        "free_bytes",
+        lambda device: 1e9 * free_gb[device.index or 0] - taken[torch.device("cuda", device.index or 0)],
+    )
+    found = choose(experiment, experiment.model.sizes(), torch.device("cuda"), {})
     assert found.reason.startswith(f"llama2_70b: {how} (runtime.offload=auto); estimates: 14")
     assert (found.gpus is not None) == ("spread" in how)
     if found.gpus is not None:
         # 90 % of a card less what compressing the largest linear takes.
         assert found.gpus[2] == pytest.approx(0.9 * 80e9 - 24 * 28672 * 8192, rel=1e-3)
+    # The next experiment on the loaded model chooses the same.
+    taken.update({torch.device("cuda", gpu): 138e9 / len(free_gb) for gpu in free_gb if not found.streamed})
+    again = choose(experiment, experiment.model.sizes(), torch.device("cuda"), taken)
+    assert (again.streamed, again.gpus) == (found.streamed, found.gpus)
+
+
+@pytest.mark.parametrize(("free", "kind"), [(1e9, "cpu"), (1e5, "disk")])
+def test_hidden_states_go_to_a_file_where_memory_is_short(
+    make: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch, free: float, kind: str
+) -> None:
+    model = make().model.load(torch.device("cpu"))
+    monkeypatch.setattr(activations, "free_bytes", lambda device: free)
+    tokens = torch.zeros(4, 64, dtype=torch.int64)  # 64 kB of hidden states.
+    assert walk(model, tokens, 2, "dense", Needs.DIAGONAL).hidden.placement == kind
 
 
 class FakeMemory:
@@ -268,21 +355,27 @@ def test_too_little_memory_for_one_block_says_how_much_is_needed(
     monkeypatch.setattr(residence.psutil.Process, "memory_info", lambda self: FakeMemory(1e8))
     (outcome,) = run_all([experiment], Workbench(), Reporter())
     assert outcome.failure is not None
-    assert "model tiny: one block at a time takes about 0.7 GB on cpu, of which 0.1 GB are free" in outcome.failure
-    assert "lower runtime.batch_tokens (now 2048), use model.dtype=bfloat16, or free memory" in outcome.failure
-    with pytest.raises(RequestError, match="one block at a time takes about"):
-        choose(experiment, sizes(experiment), torch.device("cpu"), 10, 0.0)
+    assert (
+        "model tiny: even one block at a time takes about 0.7 GB on cpu, of which 0.1 GB can be had" in outcome.failure
+    )
+    assert "(block 0.0 GB, batch 0.0 GB, head and logits 0.0 GB, method 0.0 GB); free memory, or set" in outcome.failure
+    assert outcome.failure.endswith(
+        "or set model.dtype=bfloat16, or set a lower runtime.batch_tokens or context_length"
+    )
+    with pytest.raises(RequestError, match="even one block at a time takes about"):
+        choose(experiment, sizes(experiment), torch.device("cpu"), {})
 
 
 def test_a_container_has_no_more_memory_than_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    limit, used = tmp_path / "max", tmp_path / "current"
-    used.write_text("1000000\n")
-    monkeypatch.setattr(residence, "CGROUP_FILES", ((str(limit), str(used)),))
+    limit = tmp_path / "max"
+    (tmp_path / "current").write_text("1500000\n")
+    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 500000\n")
+    monkeypatch.setattr(activations, "CGROUPS", ((str(tmp_path), "max", "current", "inactive_file"),))
     machine = free_bytes(torch.device("cpu"))
     limit.write_text("max\n")
     assert free_bytes(torch.device("cpu")) == pytest.approx(machine, rel=0.2)
     limit.write_text("5000000\n")
-    assert free_bytes(torch.device("cpu")) == 4e6
+    assert free_bytes(torch.device("cpu")) == 4e6, "cache gives way"
 
 
 def test_a_truncated_shard_is_named_before_any_work(make: Callable[..., Experiment], workplace: Path) -> None:

@@ -32,14 +32,16 @@ class Accumulator:
         self.sum_of_squares: Tensor | None = None
         self.second_moment: Tensor | None = None
 
-    def add(self, rows: Float[Tensor, "tokens d_in"]) -> None:
-        """Add the activations of one batch, in fp32."""
-        batch = torch.square(rows).sum(dim=0).double()
+    def make_room(self, d_in: int, device: torch.device) -> None:
+        """Take the memory of the running sums, so that :meth:`add` needs none."""
+        if self.needs is Needs.HESSIAN and self.second_moment is None:
+            self.second_moment = torch.zeros(d_in, d_in, device=device)
+
+    def add(self, rows: Float[Tensor, "tokens d_in"], squares: Float[Tensor, " d_in"]) -> None:
+        """Add the activations of one batch, in fp32, and the sum of their squares."""
         self.n_tokens += len(rows)
-        self.sum_of_squares = batch if self.sum_of_squares is None else self.sum_of_squares + batch
-        if self.needs is Needs.HESSIAN:
-            if self.second_moment is None:
-                self.second_moment = rows.new_zeros(rows.shape[1], rows.shape[1])
+        self.sum_of_squares = squares if self.sum_of_squares is None else self.sum_of_squares + squares
+        if self.second_moment is not None:
             self.second_moment.addmm_(rows.T, rows)
 
     def result(self, where: str) -> SiteStatistics:
@@ -90,9 +92,12 @@ class SiteListener:
     def add(self) -> None:
         """Add up what was heard, at all sites or, if memory does not suffice for it, at none."""
         rows = {site: heard.reshape(-1, heard.shape[-1]).float() for site, heard in self._heard.items()}
+        squares = {site: torch.square(of_site).sum(dim=0).double() for site, of_site in rows.items()}
+        for site, of_site in rows.items():
+            self.accumulators[site].make_room(of_site.shape[1], of_site.device)
         self._heard.clear()
         for site, of_site in rows.items():
-            self.accumulators[site].add(of_site)
+            self.accumulators[site].add(of_site, squares[site])
 
     def forget(self) -> None:
         """What was heard does not count."""

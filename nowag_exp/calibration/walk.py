@@ -94,6 +94,7 @@ class Walk:
     Args:
         model: to run.
         hidden: input of block ``index``, a tensor a batch of windows.
+        n_tokens: of all of them.
         propagate: what the next block sees.
         needs: which statistics.
         index: block that the activations stand before.
@@ -103,12 +104,13 @@ class Walk:
         self,
         model: CausalLM,
         hidden: Iterable[Float[Tensor, "_ context hidden"]],
+        n_tokens: int,
         propagate: Propagate,
         needs: Needs,
         index: int = 0,
     ) -> None:
         # One copy of the activations: a batch is overwritten as soon as nothing needs its input any more.
-        self.model, self.hidden = model, model.waiting(hidden)
+        self.model, self.hidden = model, model.waiting(hidden, n_tokens)
         self.propagate, self.needs, self.index = propagate, needs, index
         self._stands = True  # Before block `index`; otherwise that block still has to be run on its final weights.
 
@@ -121,8 +123,10 @@ class Walk:
         if self.index == self.model.n_blocks:
             raise StopIteration
         index = self.index
-        # Of a block that is to be compressed first, the output is not wanted yet: its last linear is spared.
-        with listening(self.model, index, self.needs, to_its_end=self.propagate == "dense") as listener:
+        # Of a block that is to be compressed first the output is not wanted yet, and nothing reads that of the last
+        # one: their last linear is spared.
+        to_its_end = self.propagate == "dense" and index < self.model.n_blocks - 1
+        with listening(self.model, index, self.needs, to_its_end) as listener:
             for number in range(len(self.hidden)):
                 output = self.model.run_block(index, self.hidden[number], listener)
                 if self.propagate == "dense":
@@ -168,7 +172,7 @@ def walk(
     model: CausalLM, tokens: Int64[Tensor, "n context"], batch_size: int, propagate: Propagate, needs: Needs
 ) -> Walk:
     """A walk from the first block on."""
-    return Walk(model, (model.embed(batch) for batch in tokens.split(batch_size)), propagate, needs)
+    return Walk(model, map(model.embed, tokens.split(batch_size)), tokens.numel(), propagate, needs)
 
 
 @torch.inference_mode()
@@ -256,7 +260,7 @@ def is_dense(weights: Mapping[str, CompressedWeight]) -> bool:
 
 def _replace(model: CausalLM, name: str, weight: Tensor, compressed: CompressedWeight) -> CompressedLinear:
     """Put the decompressed values into the model."""
-    values = compressed.dense(model.dtype)
+    values = compressed.to(weight.device).dense(model.dtype)
     _require_finite(name, values)
     unchanged = values.data_ptr() == weight.data_ptr()
     report = CompressedLinear(

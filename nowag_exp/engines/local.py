@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
 from queue import SimpleQueue
 
 import torch
@@ -10,6 +9,7 @@ import torch
 from nowag_exp.engines.base import Engine, in_order
 from nowag_exp.engines.site import Done, SiteJob, SiteResult, compress_detached, compress_site
 from nowag_exp.methods.base import Method
+from nowag_exp.ops.kernels.choice import computing_on
 
 
 class Local(Engine):
@@ -27,7 +27,9 @@ class Local(Engine):
             yield from self._spread(method, jobs)
             return
         for job in jobs:
-            yield compress_site(method, job.to(self.devices[0])).to(job.device)
+            with computing_on(self.devices[0]):
+                result = compress_site(method, job.to(self.devices[0])).to(job.device)
+            yield result
 
     def _spread(self, method: Method, jobs: Iterator[SiteJob]) -> Iterator[SiteResult]:
         free: SimpleQueue[torch.device] = SimpleQueue()
@@ -37,8 +39,8 @@ class Local(Engine):
         def work(job: SiteJob) -> Done:
             device = free.get()
             try:
-                # Triton launches its kernels on the current device, which each thread has of its own.
-                with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+                # Each thread has a current device of its own.
+                with computing_on(device):
                     return compress_detached(method, job, device)
             finally:
                 free.put(device)

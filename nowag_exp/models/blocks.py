@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from nowag_exp.errors import NowagError, RequestError
-from nowag_exp.models.activations import Activations, Placement
+from nowag_exp.models.activations import Activations, Placement, short_of
 from nowag_exp.models.architecture import Architecture
 from nowag_exp.models.batch import Batch, sees
 from nowag_exp.models.checkpoint import Checkpoint
@@ -107,7 +107,7 @@ class CausalLM:
         stream: gives the blocks of a model that is not loaded.
 
     Attributes:
-        placement: where hidden states wait between two blocks.
+        placement: where hidden states wait between two blocks; ``auto``: in main memory, or in a file if it is short.
         scratch: folder of their file, if they wait in one.
     """
 
@@ -115,10 +115,11 @@ class CausalLM:
         self.module = module
         self.checkpoint = checkpoint
         self.stream = stream
-        self.placement: Placement = "cpu"
+        self.placement: Placement | Literal["auto"] = "auto"
         self.scratch: Path | None = None
         self._changed: set[str] = set()
         self._most_tokens: int | None = None
+        self._too_many: int | None = None
         known = set(PATHS)
         for index, block in enumerate(self.module.model.layers):
             found = {name for name, module in block.named_modules() if isinstance(module, nn.Linear)}
@@ -147,6 +148,9 @@ class CausalLM:
         from transformers import AutoModelForCausalLM
 
         folder = checkpoint.folder
+        options: dict[str, Any] = dict(OPTIONS)
+        if device.type == "cuda":  # Shard by shard to where it belongs, never whole in main memory.
+            options["device_map"] = {"": device} if gpus is None else device_map(_skeleton(checkpoint, dtype), gpus)
         try:
             with quiet_libraries():
                 module, report = AutoModelForCausalLM.from_pretrained(
@@ -155,7 +159,7 @@ class CausalLM:
                     local_files_only=True,
                     use_safetensors=True,
                     output_loading_info=True,
-                    **OPTIONS,
+                    **options,
                 )
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -165,10 +169,8 @@ class CausalLM:
             raise RequestError(
                 f"{folder}: {len(wrong)} tensors do not match config.json, such as {wrong[0]}; download the model again"
             )
-        if gpus is None:
+        if device.type != "cuda":
             module.to(device)
-        else:
-            spread(module, gpus)
         module.eval().requires_grad_(False)
         module.config.use_cache = False
         return cls(module, checkpoint)
@@ -180,12 +182,7 @@ class CausalLM:
         Raises:
             RequestError: if a weight is missing.
         """
-        from accelerate import init_empty_weights
-        from transformers import AutoConfig, AutoModelForCausalLM
-
-        config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
-        with init_empty_weights(include_buffers=False):  # The angles of the rotary embedding are computed, not read.
-            module = AutoModelForCausalLM.from_config(config, dtype=dtype, **OPTIONS)
+        module = _skeleton(checkpoint, dtype)
         module.model.rotary_emb.to(device)
         module.eval().requires_grad_(False)
         module.config.use_cache = False
@@ -230,9 +227,13 @@ class CausalLM:
         """Input of the first block."""
         return self.module.model.embed_tokens(ids.to(self.device)) if self.stream is None else self.stream.embed(ids)
 
-    def waiting(self, hidden: Iterable[Float[Tensor, "_ _ hidden"]]) -> Activations:
-        """Hidden states of several batches, put where they wait for the next block."""
-        return Activations(hidden, self.device, self.placement, self.scratch)
+    def waiting(
+        self, hidden: Iterable[Float[Tensor, "_ _ hidden"]], n_tokens: int, dtype: torch.dtype | None = None
+    ) -> Activations:
+        """Hidden states of several batches, of so many tokens together, put where they wait for the next block."""
+        n_bytes = n_tokens * self.module.config.hidden_size * (dtype or self.dtype).itemsize
+        placement = short_of(n_bytes) if self.placement == "auto" else self.placement
+        return Activations(hidden, self.device, placement, self.scratch, n_bytes)
 
     def run_block(
         self, index: int, hidden: Float[Tensor, "batch context hidden"], listener: Listener | None = None
@@ -264,10 +265,14 @@ class CausalLM:
             stage: shows how far a streamed model is.
         """
         together = self.stream is not None or dtype is not None
+        if not batches:
+            return
         for group in [batches] if together else [[batch] for batch in batches]:
             embedded = (self.embed(batch.ids).to(dtype or self.dtype) for batch in group)
-            # A single batch is in use all the time.
-            waiting = Activations(embedded, self.device, self.placement if together else "device", self.scratch)
+            if together:
+                waiting = self.waiting(embedded, sum(batch.ids.numel() for batch in group), dtype)
+            else:
+                waiting = Activations(embedded, self.device, "device")  # A single batch is in use all the time.
             with stage("blocks", self.n_blocks) if stage and self.stream else nullcontext() as tick:
                 for index in range(self.n_blocks):
                     block = self.block(index)
@@ -310,7 +315,7 @@ class CausalLM:
 
     def restore(self) -> None:
         """Go back to the original weights, read from the checkpoint, and to batches as large as asked for."""
-        self._most_tokens = None
+        self._most_tokens = self._too_many = None
         if self.stream is not None:
             self.stream.restore()
         else:
@@ -319,9 +324,9 @@ class CausalLM:
         self._changed.clear()
 
     @property
-    def most_tokens(self) -> int | None:
-        """Tokens that fit into memory at once, if more were tried since :meth:`restore`."""
-        return self._most_tokens
+    def halvings(self) -> tuple[int, int] | None:
+        """Tokens that were too many at once, and how many are taken since; ``None`` if none were."""
+        return None if self._too_many is None or self._most_tokens is None else (self._too_many, self._most_tokens)
 
     def _run(
         self,
@@ -349,6 +354,7 @@ class CausalLM:
                     raise
                 if min(at_once, rows - start) == 1:
                     raise NowagError(self._too_long(context)) from error
+                self._too_many = self._too_many or min(at_once, rows - start) * context
                 self._most_tokens = min(at_once, rows - start) // 2 * context
                 output = None
             if output is None:  # Only here, where the failed attempt has let go of its tensors.
@@ -390,18 +396,37 @@ class CausalLM:
         )
 
 
-def spread(module: nn.Module, room: Mapping[Any, int]) -> None:
-    """Move the parts of a loaded model to several devices; hooks of accelerate move activations between them.
+def device_map(module: nn.Module, room: Mapping[Any, int]) -> dict[str, Any]:
+    """Where accelerate puts the parts of a model, no block cut in two.
 
     Args:
-        module: a transformers model, in main memory.
+        module: a transformers model, or its skeleton.
         room: bytes that may be taken of each device.
-    """
-    from accelerate import dispatch_model, infer_auto_device_map
 
-    whole = ["LlamaDecoderLayer"]
-    device_map = infer_auto_device_map(module, max_memory=dict(room), no_split_module_classes=whole)
-    dispatch_model(module, device_map, force_hooks=True)
+    Raises:
+        NowagError: if it does not fit.
+    """
+    from accelerate import infer_auto_device_map
+
+    found: dict[str, Any] = infer_auto_device_map(
+        module, max_memory=dict(room), no_split_module_classes=["LlamaDecoderLayer"]
+    )
+    if outside := [name for name, device in found.items() if device == "disk"]:
+        raise NowagError(
+            f"{outside[0]}: does not fit into what is free of {len(room)} GPUs beside the other parts of the model; "
+            "set runtime.offload=always, which holds one block at a time"
+        )
+    return found
+
+
+def _skeleton(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+    """The model on the meta device, but for the angles of the rotary embedding, which are computed, not read."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
+    with init_empty_weights(include_buffers=False):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, **OPTIONS)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

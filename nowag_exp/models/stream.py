@@ -73,13 +73,14 @@ class BlockStream:
     def rewrite(self, index: int, weights: Callable[[], Weights]) -> None:
         """From now on some linears of a block are these; they are called for whenever the block is read again."""
         self._rewritten[index] = weights
+        if self._ahead is not None and self._ahead[0] == index:
+            self._drop_ahead()
 
     def restore(self) -> None:
-        """Undo :meth:`rewrite`."""
-        if self._rewritten:
-            self._rewritten.clear()
-            self._drop_ahead()
-            self.release()
+        """Undo :meth:`rewrite`, and whatever was done to the block that is held."""
+        self._rewritten.clear()
+        self._drop_ahead()
+        self.release()
 
     def embed(self, ids: Int64[Tensor, "rows context"]) -> Float[Tensor, "rows context hidden"]:
         """Input of the first block."""
@@ -119,8 +120,9 @@ class BlockStream:
         for name, tensor in self.checkpoint.read(
             name for name in names if name.removesuffix(".weight") not in compressed
         ):
-            copy = tensor.to(self.dtype, copy=True)
-            tensors[name.removeprefix(prefix)] = copy.pin_memory() if self.device.type == "cuda" else copy
+            # Into pinned memory beside a GPU, from which copies are faster.
+            copy = torch.empty(tensor.shape, dtype=self.dtype, pin_memory=self.device.type == "cuda")
+            tensors[name.removeprefix(prefix)] = copy.copy_(tensor)
         return tensors, compressed
 
 

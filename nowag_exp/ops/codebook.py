@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Float16, UInt8
 from torch import Tensor
 
-from nowag_exp.ops.kernels.choice import kernels_for
+from nowag_exp.ops.kernels.choice import computing_on, kernels_for
 
 
 class Packed(NamedTuple):
@@ -41,7 +41,8 @@ class Packed(NamedTuple):
 
 def dense(weight: Packed, dtype: torch.dtype) -> Float[Tensor, "d_out d_in"]:
     """``Ŵ``, rounded to ``dtype``; bit for bit the same by all kernels."""
-    return kernels_for("codebook", weight.indices.device).dense(weight, dtype)
+    with computing_on(weight.indices.device):
+        return kernels_for("codebook", weight.indices.device).dense(weight, dtype)
 
 
 def product(weight: Packed, activations: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_out"]:
@@ -50,4 +51,5 @@ def product(weight: Packed, activations: Float[Tensor, "n d_in"]) -> Float[Tenso
     ``Ŵ`` is not rounded, sums are in fp32, and the result is rounded once, to the data type of the activations. The
     kernels add in different orders: they differ by at most ``2**-20 · Σ_j |x_j Ŵ_ij|`` before they round.
     """
-    return kernels_for("codebook", weight.indices.device).product(weight, activations)
+    with computing_on(weight.indices.device):
+        return kernels_for("codebook", weight.indices.device).product(weight, activations)

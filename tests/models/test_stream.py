@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import dispatch_model
 from safetensors.torch import load_file, save_file
 
 from nowag_exp.compose import compose
 from nowag_exp.config import build
-from nowag_exp.errors import RequestError
+from nowag_exp.errors import NowagError, RequestError
 from nowag_exp.formats import SparseWeight
 from nowag_exp.models import Activations, Batch, CausalLM, Checkpoint, ModelSource
-from nowag_exp.models.blocks import spread
+from nowag_exp.models.blocks import device_map
 
 LINEAR = "model.layers.1.mlp.up_proj"
 
@@ -119,6 +120,11 @@ def test_other_parameters_and_their_values_are_those_of_the_loaded_model(streame
         assert torch.equal(streamed.values(name), tensor)
 
 
+def test_nothing_is_read_for_no_batch(streamed: CausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streamed.stream, "hold", lambda index: pytest.fail("read"))
+    assert list(streamed.last_hidden([])) == []
+
+
 @torch.inference_mode()
 def test_it_reads_shards_of_another_precision_and_a_head_that_is_tied(source: ModelSource, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
@@ -185,7 +191,7 @@ def test_a_batch_that_does_not_fit_is_run_in_parts_to_the_same_states(loaded: Ca
     assert max(rows * width for rows, width in parts) <= fits
     assert sum(rows for rows, _ in parts) == 5 * 3
     loaded.restore()
-    assert loaded.most_tokens is None
+    assert loaded.halvings is None
 
 
 @torch.inference_mode()
@@ -195,8 +201,17 @@ def test_a_model_under_a_device_map_gives_the_same(
 ) -> None:
     # One device stands for several here: what is shown is that the map's hooks and our way through the blocks agree.
     mapped = source.load(torch.device("cpu"))
-    spread(mapped.module, {"cpu": 10**9})
+    dispatch_model(mapped.module, device_map(mapped.module, {"cpu": 10**9}), force_hooks=True)
     assert all(hasattr(block, "_hf_hook") for block in mapped.module.model.layers)
     for ours, theirs in zip(mapped.last_hidden(batches, dtype), loaded.last_hidden(batches, dtype), strict=True):
         assert torch.equal(ours, theirs)
         assert torch.equal(mapped.logits(ours), loaded.logits(theirs))
+
+
+def test_a_device_map_cuts_no_block_in_two_and_leaves_nothing_over(loaded: CausalLM) -> None:
+    n_bytes = sum(parameter.nbytes for parameter in loaded.module.parameters())
+    found = device_map(loaded.module, {0: n_bytes, 1: n_bytes})
+    assert set(found.values()) <= {0, 1}
+    assert not any(".layers." in name and name.count(".") > 2 for name in found)
+    with pytest.raises(NowagError, match=r"does not fit into what is free of 3 GPUs .* set runtime\.offload=always"):
+        device_map(loaded.module, {0: n_bytes // 3, 1: n_bytes // 3, "cpu": 0})

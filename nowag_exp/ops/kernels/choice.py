@@ -4,6 +4,7 @@ The twins of an operation are modules with the same functions. ``<operation>_ref
 device, and says what the functions compute; the compiled ones are tested against it.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -39,6 +40,11 @@ def kernels_for(operation: str, device: torch.device) -> ModuleType:
     elif _in_use == "auto" and device.type == "cuda" and _triton_is_installed():
         made_with = "triton"
     return import_module(f"nowag_exp.ops.kernels.{operation}_{made_with}")
+
+
+def computing_on(device: torch.device) -> AbstractContextManager[object]:
+    """Make a GPU the current one while the body runs: Triton launches there, whatever device the tensors are on."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 @cache

@@ -136,7 +136,7 @@ def test_batches_that_do_not_fit_are_computed_in_parts_with_the_same_answers(
     assert sorted(reported) == list(range(40))
     # 40 and 20 rows of 9 tokens are too many, 10 fit; both blocks are run so.
     assert parts == [(10, 9)] * 8
-    assert model.most_tokens == 90
+    assert model.halvings == (360, 90)
 
 
 def test_an_item_that_does_not_fit_by_itself_says_what_to_do(
