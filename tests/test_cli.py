@@ -133,7 +133,8 @@ def test_a_failed_run_exits_with_one_and_keeps_its_traceback_in_the_log(
     assert code == 1
     assert out == ""
     (line,) = err.strip().splitlines()
-    assert line.startswith("error: tiny nowag_p 50%: ZeroDivisionError: division by zero (traceback in results/logs/")
+    assert line.startswith("error: tiny nowag_p 50%: model.layers.0.self_attn.q_proj and ")
+    assert ": ZeroDivisionError: division by zero (traceback in results/logs/" in line
     assert "Traceback" in Path(line.split("traceback in ")[1].rstrip(")")).read_text()
 
 

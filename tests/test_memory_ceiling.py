@@ -45,6 +45,8 @@ def ceiling(n_bytes: int) -> Iterator[list[str]]:
     counts what is mapped: that of a process which has imported everything, as it maps more than it touches.
     """
     for root, name in MEMORY_GROUPS:
+        if not (root / "cgroup.procs").exists():  # Not that version, or no control groups at all.
+            continue
         group = root / f"nowag_exp-{os.getpid()}"
         try:
             group.mkdir()
@@ -52,7 +54,8 @@ def ceiling(n_bytes: int) -> Iterator[list[str]]:
             with suppress(OSError):  # Version 2 alone; without swap there is nothing to limit.
                 (group / "memory.swap.max").write_text("0", encoding="ascii")
         except OSError:
-            group.rmdir() if group.is_dir() else None
+            if group.is_dir():
+                group.rmdir()
             continue
         join = f"import os, sys; open({str(group / 'cgroup.procs')!r}, 'w').write(str(os.getpid()))"
         try:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from nowag_exp.errors import NowagError
 from nowag_exp.methods.base import Needs, SiteStatistics
 from nowag_exp.models.blocks import SITES, CausalLM, HeardAll
+from nowag_exp.ops.moments import add_products, mirror
 
-VERSION = 1
+VERSION = 2
 """Raised when the same tokens would give other statistics, here or by another walk over the blocks."""
 
 BlockStatistics = Mapping[str, SiteStatistics]
@@ -42,7 +43,7 @@ class Accumulator:
         self.n_tokens += len(rows)
         self.sum_of_squares = squares if self.sum_of_squares is None else self.sum_of_squares + squares
         if self.second_moment is not None:
-            self.second_moment.addmm_(rows.T, rows)
+            add_products(self.second_moment, rows)
 
     def result(self, where: str) -> SiteStatistics:
         """What was seen.
@@ -61,6 +62,8 @@ class Accumulator:
                 f"{where}: {bad} of {len(self.sum_of_squares)} input columns have NaN or infinite activations during "
                 "calibration; check the checkpoint, or use model.dtype=bfloat16 or float32"
             )
+        if self.second_moment is not None:
+            mirror(self.second_moment)
         return SiteStatistics(self.n_tokens, self.sum_of_squares, self.second_moment)
 
 

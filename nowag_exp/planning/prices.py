@@ -73,7 +73,7 @@ class Prices:
                 # Held against the dense model: a normaliser for each, and about as much for their difference.
                 return passes * 2 * vocabulary * task.sizes.hidden_size * per_flop + (2 * passes - 1) * losses
             case SecondMoment():
-                return 2 * task.d_in**2 * self._flop32
+                return task.d_in**2 * self._flop32  # It is symmetric: half of the product is computed.
             case Factorisation():
                 width = min(task.d_in, 2 * SLICE[1])
                 of_slice = self._once(("factor", width), lambda: self._time_factor(width))
