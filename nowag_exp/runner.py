@@ -12,7 +12,6 @@ from nowag_exp.config import Experiment
 from nowag_exp.errors import one_line
 from nowag_exp.experiment import Workbench
 from nowag_exp.files import is_locked, locked, require_room
-from nowag_exp.planning.checkpoint import checkpoint_bytes
 from nowag_exp.progress import Reporter
 from nowag_exp.records.record import RunRecord, load_record, record_path
 from nowag_exp.records.store import Store
@@ -53,6 +52,9 @@ def run_logged(experiment: Experiment, bench: Workbench, reporter: Reporter, gro
             record = one.recorded(experiment)
             if record is None:
                 if experiment.checkpoint.save:
+                    # Not at the top: what plans experiments also runs them.
+                    from nowag_exp.planning.checkpoint import checkpoint_bytes
+
                     needed = int(checkpoint_bytes(experiment, experiment.model.sizes()))
                     require_room(experiment.checkpoint_folder, needed)
                 with reporter.job(experiment.describe()):
