@@ -52,7 +52,7 @@ def run_logged(experiment: Experiment, bench: Workbench, reporter: Reporter, gro
             record = one.recorded(experiment)
             if record is None:
                 if experiment.checkpoint.save:
-                    # Not at the top: what plans experiments also runs them.
+                    # Here, as planning takes a while to import and few experiments save.
                     from nowag_exp.planning.checkpoint import checkpoint_bytes
 
                     needed = int(checkpoint_bytes(experiment, experiment.model.sizes()))
