@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from nowag_exp.config import Experiment
     from nowag_exp.evaluation import Metric
     from nowag_exp.models import CausalLM
     from nowag_exp.records.record import RunRecord
@@ -75,6 +76,42 @@ def memory_of(monkeypatch: pytest.MonkeyPatch) -> "Callable[[CausalLM, int], lis
         return parts
 
     return limit
+
+
+@pytest.fixture(scope="session")
+def killed() -> type[BaseException]:
+    """Like SIGKILL: nothing of ours catches it, and what is on the disk is what a kill would have left."""
+    return type("Killed", (BaseException,), {})
+
+
+@pytest.fixture
+def die_at(monkeypatch: pytest.MonkeyPatch, killed: type[BaseException]) -> "Callable[[Experiment, int | None], int]":
+    """Be killed at the n-th step of any stage; returns how many steps there were."""
+    from nowag_exp import progress
+    from nowag_exp.execution import run_all
+    from nowag_exp.experiment import Workbench
+    from nowag_exp.progress import Reporter
+
+    bench = Workbench()  # It gives each run the model with its original weights.
+
+    def _die_at(experiment: "Experiment", step: int | None) -> int:
+        steps = 0
+
+        def check() -> None:
+            nonlocal steps
+            steps += 1
+            if steps == step:
+                raise killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(progress.interrupt, "check", check)
+            try:
+                run_all([experiment], bench, Reporter())
+            except killed:
+                pass
+        return steps
+
+    return _die_at
 
 
 TINY_RUN = [

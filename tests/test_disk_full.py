@@ -42,7 +42,11 @@ def largest_file(n_bytes: int) -> Iterator[None]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of its own; ``resize`` gives it its size."""
+    """A disk of its own; ``resize`` gives it its size.
+
+    Mounting one takes a privilege that few have. Without it nothing is left unproved: ``largest_file`` makes the same
+    writes fail on any machine; a real disk shows besides that the error's number and the free bytes are the system's.
+    """
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True)

@@ -8,49 +8,17 @@ from pathlib import Path
 import pytest
 
 from nowag_exp import experiment as module
-from nowag_exp import interrupt, measure, progress, shelf
+from nowag_exp import interrupt, measure, shelf
 from nowag_exp.compose import compose
-from nowag_exp.config import Experiment, build_experiment
-from nowag_exp.execution import run_all
-from nowag_exp.experiment import Workbench
+from nowag_exp.config import build_experiment
 from nowag_exp.methods import GPTQ, NoWagVQ, SparseGPT, Wanda
-from nowag_exp.progress import Reporter
 from nowag_exp.records.record import RunRecord, load_records
-
-
-class Killed(BaseException):
-    """Like SIGKILL: nothing of ours catches it, and what is on the disk is what a kill would have left."""
 
 
 @pytest.fixture
 def make(workplace: Path, tiny_run: list[str]):
     several = ["model.n_blocks=3", "runtime.save_every=0", "evaluation.files.n_windows=2"]
     return lambda *overrides: build_experiment(compose([*tiny_run, *several, *overrides]))
-
-
-@pytest.fixture
-def die_at(monkeypatch: pytest.MonkeyPatch):
-    """Be killed at the n-th step of any stage; returns how many steps there were."""
-    bench = Workbench()  # It gives each run the model with its original weights.
-
-    def _die_at(experiment: Experiment, step: int | None) -> int:
-        steps = 0
-
-        def check() -> None:
-            nonlocal steps
-            steps += 1
-            if steps == step:
-                raise Killed
-
-        with monkeypatch.context() as patch:
-            patch.setattr(progress.interrupt, "check", check)
-            try:
-                run_all([experiment], bench, Reporter())
-            except Killed:
-                pass
-        return steps
-
-    return _die_at
 
 
 def without_costs(record: RunRecord) -> dict[str, object]:
@@ -149,11 +117,11 @@ def test_an_interrupted_calibration_goes_on_at_its_block(make, die_at, monkeypat
 
 @pytest.mark.parametrize("fault", ["gone", "flipped"])
 @pytest.mark.parametrize("name", ["block-00000", "block-00001", "activations", "evaluation.files"])
-def test_what_is_gone_or_damaged_is_made_again(make, die_at, workplace: Path, name: str, fault: str) -> None:
+def test_what_is_gone_or_damaged_is_made_again(make, die_at, killed, workplace: Path, name: str, fault: str) -> None:
     """A block, and with it all that follow from it."""
     experiment = make("method=gptq")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "save_record", lambda *args: (_ for _ in ()).throw(Killed))
+        patch.setattr(module, "save_record", lambda *args: (_ for _ in ()).throw(killed))
         die_at(experiment, None)
     path = workplace / "results" / "store" / "unfinished" / experiment.fingerprint / f"{name}.safetensors"
     content = bytearray(path.read_bytes())
@@ -187,14 +155,14 @@ def test_quick_blocks_are_not_kept_unless_asked_to_stop(make, die_at, workplace:
     ]
 
 
-def test_what_was_measured_is_not_measured_again(make, die_at, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_measured_is_not_measured_again(make, die_at, killed, monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[str] = []
     real = measure.score_windows
     monkeypatch.setattr(measure, "score_windows", lambda *args: measured.append("") or real(*args))
     experiment = make("method=magnitude")
 
     def die(*args: object) -> None:
-        raise Killed
+        raise killed
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "save_record", die)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from nowag_exp import experiment as module
-from nowag_exp import progress, residence
+from nowag_exp import residence
 from nowag_exp.calibration import walk
 from nowag_exp.calibration.statistics import SiteListener
 from nowag_exp.compose import compose
@@ -87,37 +87,19 @@ def test_records_and_checkpoints_are_those_of_a_loaded_model(
 
 @pytest.mark.parametrize("method", [("method=wanda",), ("method=nowag_vq", "method.d=4", "method.bits=1")])
 def test_killed_at_any_step_the_next_run_ends_as_an_uninterrupted_one(
-    make: Callable[..., Experiment], workplace: Path, monkeypatch: pytest.MonkeyPatch, method: tuple[str, ...]
+    make: Callable[..., Experiment],
+    workplace: Path,
+    die_at: Callable[[Experiment, int | None], int],
+    method: tuple[str, ...],
 ) -> None:
     experiment = make(*method, *STREAMED, "runtime.save_every=0", "calibration.n_sequences=3")
-
-    class Killed(BaseException):
-        pass
-
-    def steps_until(step: int | None) -> int:
-        steps = 0
-
-        def checked() -> None:
-            nonlocal steps
-            steps += 1
-            if steps == step:
-                raise Killed
-
-        with monkeypatch.context() as patch:
-            patch.setattr(progress.interrupt, "check", checked)
-            try:
-                run_all([experiment], Workbench(), Reporter())
-            except Killed:
-                pass
-        return steps
-
-    n_steps = steps_until(None)
+    n_steps = die_at(experiment, None)
     (expected,) = load_records(workplace / "results")
     for step in range(1, n_steps - 1):
         shutil.rmtree(workplace / "results")
-        steps_until(step)
+        die_at(experiment, step)
         assert not load_records(workplace / "results")
-        steps_until(None)
+        die_at(experiment, None)
         (record,) = load_records(workplace / "results")
         assert content(record) == content(expected), f"killed at step {step} of {n_steps}"
 
