@@ -421,12 +421,15 @@ def device_map(module: nn.Module, room: Mapping[Any, int]) -> dict[str, Any]:
 
 def _skeleton(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     """The model on the meta device, but for the angles of the rotary embedding, which are computed, not read."""
-    from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
-    with init_empty_weights(include_buffers=False):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype, **OPTIONS)
+    # Not accelerate's init_empty_weights: it takes memory for each parameter and gives it back, and what is left between
+    # the pieces makes the heap as long as the model.
+    with torch.device("meta"):
+        module = AutoModelForCausalLM.from_config(config, dtype=dtype, **OPTIONS)
+    module.model.rotary_emb = type(module.model.rotary_emb)(config)
+    return module
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
