@@ -424,8 +424,8 @@ def _skeleton(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
-    # Not accelerate's init_empty_weights: it takes memory for each parameter and gives it back, and what is left between
-    # the pieces makes the heap as long as the model.
+    # Not accelerate's init_empty_weights: it takes memory for each parameter and gives it back, and what else is taken
+    # in between makes the heap as long as the model.
     with torch.device("meta"):
         module = AutoModelForCausalLM.from_config(config, dtype=dtype, **OPTIONS)
     module.model.rotary_emb = type(module.model.rotary_emb)(config)
