@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from nowag_exp.allocator import give_back_freed, keep_freed
 from nowag_exp.calibration import CompressedLinear, Statistics, Walk, compress, walk
 from nowag_exp.config import Experiment
 from nowag_exp.engines import build_engine
@@ -102,6 +103,8 @@ class Workbench:
             log.info(found.reason)
             if found.streamed or found.gpus:
                 reporter.say(found.reason)
+            # Before anything of it is read: what lies in the heap by then stays where it is.
+            (give_back_freed if found.streamed else keep_freed)()
             self._model = (key, source.load(device, found.streamed, found.gpus))
         model = self._model[1]
         model.restore()

@@ -1,6 +1,5 @@
 """A model that is never loaded: its blocks are read one at a time, the next one while the present one computes."""
 
-import ctypes
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -15,11 +14,6 @@ from nowag_exp.models.checkpoint import Checkpoint
 Weights = Mapping[str, CompressedWeight]
 """Compressed linears of a block, by full name."""
 
-M_MMAP_THRESHOLD = -3
-"""Parameter of glibc's ``mallopt``: bytes from which on a piece is mapped apart."""
-
-LARGE = 2**20
-
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -33,7 +27,6 @@ class BlockStream:
     """
 
     def __init__(self, checkpoint: Checkpoint, module: nn.Module, device: torch.device) -> None:
-        _return_what_is_freed()
         self.checkpoint, self.module, self.device = checkpoint, module, device
         self._blocks: nn.ModuleList = module.model.layers  # type: ignore[assignment,union-attr]
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="block-reader")
@@ -128,16 +121,6 @@ class BlockStream:
             copy = torch.empty(tensor.shape, dtype=self.dtype, pin_memory=self.device.type == "cuda")
             tensors[name.removeprefix(prefix)] = copy.copy_(tensor)
         return tensors, compressed
-
-
-def _return_what_is_freed() -> None:
-    """Have glibc give large pieces back to the system when they are freed, for the rest of this process.
-
-    By itself it soon keeps pieces of up to 32 MB for later ones: a process that takes and frees tensors of many sizes
-    then holds up to twice what it uses. Taking them anew each time costs about a tenth of the time.
-    """
-    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 def _prefix(index: int) -> str:
