@@ -1,4 +1,4 @@
-"""What the C library does with memory that was freed: keep it for the next tensors, or give it back to the system.
+"""Memory of this process: what becomes of what was freed, and whether there was none.
 
 Left to itself, glibc gives the end of its heap back after each large tensor and takes it anew for the next one, and the
 system fills every page with zeros again: a tenth of the time of a forward pass on a CPU. And it keeps the holes between
@@ -34,3 +34,17 @@ def _set(trim: int, apart: int) -> None:
         libc.mallopt(M_TRIM_THRESHOLD, trim)
         libc.mallopt(M_MMAP_THRESHOLD, apart)
         libc.malloc_trim(0)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether it says that memory, of a GPU or of the machine, was too short."""
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    return should_reduce_batch_size(error)
+
+
+def free_cached() -> None:
+    """Have torch let go of what it keeps on a GPU for the next tensors."""
+    from accelerate.utils.memory import clear_device_cache
+
+    clear_device_cache(garbage_collection=True)

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from nowag_exp.allocator import free_cached, is_out_of_memory
 from nowag_exp.errors import NowagError, RequestError
 from nowag_exp.models.activations import Activations, Placement, short_of
 from nowag_exp.models.architecture import Architecture
@@ -350,7 +351,7 @@ class CausalLM:
                 if listener is not None:
                     listener.add()
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if min(at_once, rows - start) == 1:
                     raise NowagError(self._too_long(context)) from error
@@ -360,7 +361,7 @@ class CausalLM:
             if output is None:  # Only here, where the failed attempt has let go of its tensors.
                 if listener is not None:
                     listener.forget()
-                _free_memory()
+                free_cached()
                 continue
             outputs.append(output)
             start += at_once
@@ -430,15 +431,3 @@ def _skeleton(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
         module = AutoModelForCausalLM.from_config(config, dtype=dtype, **OPTIONS)
     module.model.rotary_emb = type(module.model.rotary_emb)(config)
     return module
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    from accelerate.utils.memory import should_reduce_batch_size
-
-    return should_reduce_batch_size(error)
-
-
-def _free_memory() -> None:
-    from accelerate.utils.memory import clear_device_cache
-
-    clear_device_cache(garbage_collection=True)

@@ -1,13 +1,16 @@
 """A model that is never loaded: its blocks are read one at a time, the next one while the present one computes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from nowag_exp.allocator import is_out_of_memory
+from nowag_exp.errors import NowagError
 from nowag_exp.formats import CompressedWeight
 from nowag_exp.models.checkpoint import Checkpoint
 
@@ -44,15 +47,20 @@ class BlockStream:
         return self.module.get_parameter(EMBEDDING).dtype
 
     def hold(self, index: int) -> nn.Module:
-        """Have a block where the model computes, and nothing else but what it takes to read the next one."""
+        """Have a block where the model computes, and nothing else but what it takes to read the next one.
+
+        Raises:
+            NowagError: if it does not fit there.
+        """
         block = self._blocks[index]
         if self._held != index:
             self.release()
             tensors, compressed = self._read_ahead(index)
-            found = {name: tensor.to(self.device) for name, tensor in tensors.items()}
-            for linear, weight in compressed.items():
-                name = linear.removeprefix(_prefix(index)) + ".weight"
-                found[name] = weight.to(self.device).dense(self.dtype)
+            with self._moving(f"block {index}"):
+                found = {name: tensor.to(self.device) for name, tensor in tensors.items()}
+                for linear, weight in compressed.items():
+                    name = linear.removeprefix(_prefix(index)) + ".weight"
+                    found[name] = weight.to(self.device).dense(self.dtype)
             block.load_state_dict(found, assign=True)
             block.requires_grad_(False)
             self._held = index
@@ -84,17 +92,35 @@ class BlockStream:
         return F.embedding(ids.cpu(), self._embedding).to(self.device, self.dtype)
 
     def head(self) -> Float[Tensor, "vocabulary hidden"]:
-        """Weight of the language-model head; no block is held beside it."""
+        """Weight of the language-model head; no block is held beside it.
+
+        Raises:
+            NowagError: if it does not fit where the model computes.
+        """
         if self._head is None:
             self.release()
             tied = self.module.config.tie_word_embeddings  # type: ignore[union-attr]
             head = self._embedding if tied else self.checkpoint.mapped(HEAD)
-            self._head = head.to(self.device, self.dtype)
+            with self._moving("the language-model head"):
+                self._head = head.to(self.device, self.dtype)
         return self._head
 
     def tensor(self, name: str) -> Tensor:
         """Any tensor of the checkpoint, in the precision to compute in."""
         return self.checkpoint.mapped(name).to(self.dtype)
+
+    @contextmanager
+    def _moving(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            way = "a GPU that nothing else uses, or runtime.device=cpu" if self.device.type == "cuda" else "free memory"
+            raise NowagError(
+                f"{what} of the model does not fit into the memory of {self.device}, though nothing else of it is "
+                f"there ({next(iter(str(error).splitlines()))}); {way}"
+            ) from error
 
     def _read_ahead(self, index: int) -> tuple[dict[str, Tensor], Weights]:
         if self._ahead is not None and self._ahead[0] == index:

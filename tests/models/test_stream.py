@@ -215,3 +215,21 @@ def test_a_device_map_cuts_no_block_in_two_and_leaves_nothing_over(loaded: Causa
     assert not any(".layers." in name and name.count(".") > 2 for name in found)
     with pytest.raises(NowagError, match=r"does not fit into what is free of 3 GPUs .* set runtime\.offload=always"):
         device_map(loaded.module, {0: n_bytes // 3, 1: n_bytes // 3, "cpu": 0})
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("what", ["block 1", "the language-model head"])
+def test_what_does_not_fit_beside_nothing_is_named(
+    streamed: CausalLM, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    streamed.block(0)
+    plain = torch.Tensor.to
+
+    def full(tensor: torch.Tensor, *where: object, **how: object) -> torch.Tensor:
+        if where[:1] == (streamed.device,):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation")
+        return plain(tensor, *where, **how)
+
+    monkeypatch.setattr(torch.Tensor, "to", full)
+    with pytest.raises(NowagError, match=rf"^{what} of the model does not fit .* of cpu, .* 2.00 GiB.*; free memory$"):
+        streamed.block(1) if what == "block 1" else streamed.logits(torch.zeros(1, 4, 4))
