@@ -84,7 +84,7 @@ class StatisticsShelf:
         diagonals: list[BlockStatistics] = []
         earlier = 0.0
         passing = None
-        stored = self.store.load("walks", key, self.ledger)
+        stored = self.store.load("walks", key, self.ledger, mapped=True)  # Memory may be too short for its activations.
         if stored is not None and self._has_second_moments(needs, stored.notes["index"]):
             passing = Walk(model, unpack_walk(stored.tensors), ids.numel(), "dense", needs, stored.notes["index"])
             diagonals, earlier = from_tensors(stored.tensors, passing.index), stored.notes["seconds"]

@@ -142,7 +142,8 @@ class Unfinished:
 
         These blocks are verified here: were one found damaged later, its statistics could not be had any more.
         """
-        stored = self.store.load(self.kind, ACTIVATIONS, self.ledger)
+        # Mapped: where they wait is not for this to choose, and memory may be too short for them.
+        stored = self.store.load(self.kind, ACTIVATIONS, self.ledger, mapped=True)
         if stored is None:
             return None
         index: int = stored.notes["index"]

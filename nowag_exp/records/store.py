@@ -49,16 +49,25 @@ class Store:
         """Held while an entry is looked up and computed, so that two processes do not compute it twice."""
         return locked(self.path(kind, key))
 
-    def load(self, kind: str, key: str, ledger: Ledger) -> Stored | None:
-        """An entry, or ``None`` if there is none; a damaged one is removed and written down in the ledger."""
+    def load(self, kind: str, key: str, ledger: Ledger, mapped: bool = False) -> Stored | None:
+        """An entry, or ``None`` if there is none; a damaged one is removed and written down in the ledger.
+
+        Args:
+            kind: folder of the entry.
+            key: name of its file.
+            ledger: a damaged entry goes there.
+            mapped: leave the tensors in their file, for what may be larger than memory; they must not be written to.
+                Entries are replaced whole and never written to, so what is mapped stays what it was.
+        """
         path = self.path(kind, key)
         if not path.exists():
             return None
         try:
             with safe_open(path, framework="pt") as file:
                 header = file.metadata() or {}
-                # Copies: a tensor must not change if the file under its memory map does.
-                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                if not mapped:  # Copies: a tensor must not change if somebody writes to the file under its memory map.
+                    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
             notes = json.loads(header["notes"])
             intact = header["checksum"] == _checksum(tensors, header["notes"])
         except (SafetensorError, KeyError, ValueError):

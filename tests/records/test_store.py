@@ -26,6 +26,15 @@ def test_an_entry_comes_back_as_it_was(store: Store) -> None:
     assert all(torch.equal(back.tensors[name], tensor) for name, tensor in ENTRY.tensors.items())
 
 
+def test_a_mapped_entry_stays_what_it_was_when_it_is_replaced_or_removed(store: Store) -> None:
+    store.save("statistics", "k", ENTRY)
+    mapped = store.load("statistics", "k", Ledger(), mapped=True)
+    store.save("statistics", "k", Stored({"a": torch.zeros(2, 3), "n": torch.tensor(0)}, {}))
+    store.remove("statistics", "k")
+    assert mapped is not None
+    assert all(torch.equal(mapped.tensors[name], tensor) for name, tensor in ENTRY.tensors.items())
+
+
 def test_a_missing_entry_is_none_and_not_irregular(store: Store) -> None:
     ledger = Ledger()
     assert store.load("statistics", "k", ledger) is None
