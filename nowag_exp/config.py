@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,14 @@ from nowag_exp.settings import settings
 from nowag_exp.tracking import Tracker
 
 PACKAGE = "nowag_exp."
+
+TARGET = re.compile(r"nowag_exp(\.[a-z]\w*)+\.[A-Z]\w*", re.ASCII)
+"""A class in a module; `__main__` is none, and importing it would run the command."""
 MISSING = "???"
+
+LONGEST = 1000
+"""Characters of a problem."""
+
 Part = TypeVar("Part")
 
 
@@ -243,7 +251,7 @@ def build_evaluation(node: Any) -> Evaluation:
             part = build(node[key], f"evaluation.{key}", Measurement)  # type: ignore[type-abstract]
             if part.key != f"evaluation.{key}":
                 own = part.key.removeprefix("evaluation.")
-                problems.append(f"evaluation.{key}.name: is {own}, but must be {key}, under which it stands")
+                problems.append(f"evaluation.{key}.name: is {_shown(own)}, but must be {key}, under which it stands")
             measurements[key] = part
         except ConfigError as error:
             problems += error.problems
@@ -289,7 +297,7 @@ def build(node: Any, key: str, base: type[Part]) -> Part:
 
 
 def _resolve(target: Any, key: str, base: type[Part]) -> type[Part]:
-    if not isinstance(target, str) or not target.startswith(PACKAGE):
+    if not isinstance(target, str) or not TARGET.fullmatch(target):
         raise ConfigError([f"{key}._target_: must name a class below '{PACKAGE}'; got {_shown(target)}"])
     module, _, name = target.rpartition(".")
     try:
@@ -313,7 +321,8 @@ def _explain(detail: Any, key: str, cls: type) -> str:
         return f"{where}: is not set; add {where}=VALUE"
     if kind == "value_error":
         # A range check of __post_init__: its message opens with the field.
-        return f"{where}.{detail['ctx']['error']}"
+        said = f"{where}.{detail['ctx']['error']}"
+        return said if len(said) <= LONGEST else f"{said[: LONGEST - 3]}..."  # It may repeat a value of any length.
     hint = ""
     if detail["loc"] == ("pattern",) and isinstance(detail["input"], int):
         hint = " (YAML reads 2:4 without quotes as a number in base 60; write '2:4')"

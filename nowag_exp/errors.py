@@ -35,8 +35,8 @@ class ConfigError(RequestError):
     """
 
     def __init__(self, problems: list[str]) -> None:
-        self.problems = problems
-        super().__init__("; ".join(problems))
+        self.problems = [" ".join(problem.split()) for problem in problems]  # A value may have line breaks.
+        super().__init__("; ".join(self.problems))
 
 
 def report(error: Exception) -> int:

@@ -19,7 +19,7 @@ from nowag_exp.formats.folder import FolderWriter
 from nowag_exp.ledger import Ledger
 from nowag_exp.measure import Evaluator, note_overlap
 from nowag_exp.methods import Needs
-from nowag_exp.models import Architecture, CausalLM, ModelSource, linear_shapes
+from nowag_exp.models import Architecture, CausalLM, ModelSource, is_whole, linear_shapes
 from nowag_exp.ops.kernels.choice import use
 from nowag_exp.progress import Reporter
 from nowag_exp.records.items import items_path, save_items
@@ -171,10 +171,10 @@ def check(experiment: Experiment, bench: Workbench) -> None:
 
 def recorded(experiment: Experiment) -> RunRecord | None:
     """The record of an equal experiment, if there is one with its items, and its checkpoint if one is asked for."""
-    path = record_path(experiment.paths.folder, experiment.fingerprint)
-    beside = [experiment.checkpoint_folder / "config.json"] if experiment.checkpoint.save else []
-    beside += [items_path(experiment.paths.folder, experiment.fingerprint)] if experiment.evaluation.zero_shot else []
-    if not path.exists() or not all(file.is_file() for file in beside):
+    path, items = (of(experiment.paths.folder, experiment.fingerprint) for of in (record_path, items_path))
+    if not path.exists() or (experiment.evaluation.zero_shot and not items.is_file()):
+        return None
+    if experiment.checkpoint.save and not is_whole(experiment.checkpoint_folder):
         return None
     return load_record(path)
 

@@ -4,14 +4,16 @@ import errno
 import functools
 import glob
 import hashlib
+import json
 import os
 import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 from filelock import FileLock, Timeout
@@ -112,6 +114,27 @@ def _sha256_of_state(path: Path, size: int, modified: int, changed: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def parse_json(text: str | bytes) -> Any:
+    """JSON that anybody may have written.
+
+    Raises:
+        ValueError: if it is none, has a key twice in one object, or is nested too deeply.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_without_repetition)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:100]!r} occurs twice in one object")
+    return found
+
+
 @contextmanager
 def atomic_write(path: Path, n_bytes: int | None = None) -> Iterator[Path]:
     """Give a temporary path beside ``path``; rename it to ``path`` only if the body ends well.
@@ -207,6 +230,23 @@ def _atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def made_once(path: Path, make: Callable[[Path], None], is_intact: Callable[[Path], bool]) -> None:
+    """Have a folder that is made from what does not change: by the first who needs it, and again if it is damaged.
+
+    Args:
+        path: of the folder.
+        make: fills an empty one.
+        is_intact: whether one that is there is as it was made.
+    """
+    with locked(path):
+        if path.exists() and not is_intact(path):
+            note(f"{path} is damaged: making it again")
+            shutil.rmtree(path)
+        if not path.exists():
+            with atomic_folder(path) as temporary:
+                make(temporary)
 
 
 @contextmanager

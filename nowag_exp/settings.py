@@ -17,6 +17,8 @@ def settings(cls: type[T]) -> type[T]:
     field so that ``build()`` can report the full config key.
     """
     make: Callable[..., Any] = dataclass(
-        frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
+        frozen=True,
+        kw_only=True,
+        config=ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, allow_inf_nan=False),
     )
     return make(cls)

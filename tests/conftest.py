@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -193,3 +193,18 @@ def _record(
 def make_record() -> "Callable[..., RunRecord]":
     """Makes a record without an experiment."""
     return _record
+
+
+@pytest.fixture(scope="session")
+def rewrite_record() -> "Callable[[Path, dict[str, Any]], None]":
+    """Writes the JSON of a record that a test has changed, with the checksum that it then has."""
+    from pydantic import TypeAdapter
+
+    from nowag_exp.records.record import RunRecord
+
+    def _rewrite(path: Path, content: "dict[str, Any]") -> None:
+        fields = {name: value for name, value in content.items() if name != "checksum"}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(TypeAdapter(RunRecord).validate_python(fields).to_json(), encoding="utf-8")
+
+    return _rewrite

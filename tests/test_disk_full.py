@@ -78,7 +78,7 @@ def content(results: Path) -> dict[str, object]:
     """Of the only record, but for what it cost and where it was."""
     (path,) = (results / "runs").glob("*.json")
     record = json.loads(path.read_text())
-    del record["costs"], record["config"]["paths"]
+    del record["costs"], record["checksum"], record["config"]["paths"]
     return record
 
 

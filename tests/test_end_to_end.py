@@ -54,7 +54,7 @@ def without_costs(folder: Path) -> dict[str, str]:
     texts = {}
     for path in sorted((folder / "runs").glob("*.json")):
         content = json.loads(path.read_text())
-        del content["costs"]
+        del content["costs"], content["checksum"]
         texts[path.name] = json.dumps(content)
     return texts
 

@@ -96,7 +96,11 @@ def test_a_damaged_model_in_the_cache_is_not_used(tmp_path, monkeypatch: pytest.
     copy = Path(shutil.copytree(folder, tmp_path / "models" / folder.name))
     assert source.folder() == copy
     (copy / "config.json").write_text((copy / "config.json").read_text() + "\n")
-    converted = []
-    monkeypatch.setattr(PackagedModel, "_convert", lambda self, target: converted.append(target))
-    source.folder()
-    assert len(converted) == 1
+
+    def convert(self: PackagedModel, target: Path) -> dict[str, str]:
+        shutil.copytree(folder, target, dirs_exist_ok=True)
+        return {}
+
+    monkeypatch.setattr(PackagedModel, "_convert", convert)
+    assert source.folder() == copy
+    assert (copy / "config.json").read_text() == (folder / "config.json").read_text()

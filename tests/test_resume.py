@@ -23,7 +23,7 @@ def make(workplace: Path, tiny_run: list[str]):
 
 def without_costs(record: RunRecord) -> dict[str, object]:
     content = json.loads(record.to_json())
-    del content["costs"]
+    del content["costs"], content["checksum"]
     return content
 
 

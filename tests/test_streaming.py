@@ -51,7 +51,7 @@ def make(workplace: Path, tiny_run: list[str]) -> Callable[..., Experiment]:
 def content(record: RunRecord) -> dict[str, Any]:
     """All but costs and how it was computed."""
     found = json.loads(record.to_json())
-    del found["costs"], found["config"]
+    del found["costs"], found["checksum"], found["config"]
     return found
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nowag_exp.errors import RequestError
-from nowag_exp.files import naming_full_disk, sha256_file
+from nowag_exp.files import naming_full_disk, parse_json, sha256_file
 from nowag_exp.formats import FORMATS
 from nowag_exp.formats.base import CompressedWeight, FormatError, TensorSpec
 from nowag_exp.formats.dense import DenseWeight
@@ -26,6 +26,9 @@ QUANT_METHOD = "nowag_exp"
 FORMAT_VERSION = 1
 STORED_AS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "U8": torch.uint8}
 SHARD_BYTES = 2 * 1024**3
+MOST_BLOCKS = 2000
+"""Ten times the deepest Llama's."""
+
 AGAIN = "save the checkpoint again (checkpoint.save=true)"
 
 
@@ -247,7 +250,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         RequestError: if there is none that can be read.
     """
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RequestError(
             f"{folder}: has no readable config.json ({error}); give a folder that checkpoint.save=true wrote"
@@ -269,7 +272,7 @@ def shards(folder: Path, quantization: Mapping[str, Any]) -> list[Path]:
         names = ["model.safetensors"]
         if index.is_file():
             try:
-                names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+                names = sorted(set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values()))
             except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
                 raise RequestError(f"{index}: cannot be read ({error!r}); copy it again or {AGAIN}") from error
     for name in names:
@@ -297,6 +300,10 @@ def skeleton(folder: Path, way_out: str) -> nn.Module:
 
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if config.num_hidden_layers > MOST_BLOCKS:  # Each takes memory, though none has weights here.
+            raise ValueError(
+                f"num_hidden_layers is {config.num_hidden_layers}, and more than {MOST_BLOCKS} are not read"
+            )
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # transformers checks nothing: what a wrong value raises depends on the value.

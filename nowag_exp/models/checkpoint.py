@@ -1,6 +1,5 @@
 """A folder in Hugging Face layout: is it whole, what is its architecture, what are its tensors."""
 
-import json
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nowag_exp.errors import RequestError
-from nowag_exp.files import sha256_file
+from nowag_exp.files import parse_json, sha256_file
 from nowag_exp.formats.folder import skeleton
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
@@ -138,9 +137,18 @@ class Checkpoint:
         return {path.name: sha256_file(path) for path in sorted(files)}
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether every file of a checkpoint is there; what is in the shards is looked at when they are read."""
+    try:
+        Checkpoint(folder)
+    except RequestError:
+        return False
+    return True
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RequestError(f"{path}: cannot be read as JSON ({error}); download it again") from error
     if not isinstance(content, dict):

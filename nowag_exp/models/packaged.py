@@ -1,16 +1,14 @@
 """A model that ships as a GGUF file inside a PyPI wheel; converted once to an ordinary checkpoint."""
 
 import io
-import json
-import shutil
 from contextlib import redirect_stderr
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from nowag_exp.errors import RequestError
-from nowag_exp.files import atomic_folder, cache_dir, locked
-from nowag_exp.models.checkpoint import Checkpoint
+from nowag_exp.files import cache_dir
+from nowag_exp.models.converted import converted
 from nowag_exp.models.sources import ModelSource
 from nowag_exp.progress import note
 from nowag_exp.quiet import quiet_libraries
@@ -19,8 +17,6 @@ from nowag_exp.wheels import WheelMember
 
 VERSION = 1
 """Raised when the same GGUF file would give another checkpoint."""
-
-SOURCE = "source.json"
 
 
 @settings
@@ -44,20 +40,12 @@ class PackagedModel(ModelSource):
 
         Its files are compared with their hashes of that time; a damaged checkpoint is made again.
         """
-        path = cache_dir() / "models" / f"{self.name}-{self.wheel.sha256[:16]}-v{VERSION}"
-        with locked(path):
-            if path.exists() and not _intact(path):
-                note(f"{path} is damaged: making it again")
-                shutil.rmtree(path)
-            if not path.exists():
-                with atomic_folder(path) as temporary:
-                    self._convert(temporary)
-        return path
+        return converted(cache_dir() / "models" / f"{self.name}-{self.wheel.sha256[:16]}-v{VERSION}", self._convert)
 
     def weights_identity(self) -> dict[str, Any]:
         return {"gguf_sha256": self.wheel.sha256, "conversion": VERSION}
 
-    def _convert(self, folder: Path) -> None:
+    def _convert(self, folder: Path) -> dict[str, Any]:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -78,15 +66,7 @@ class PackagedModel(ModelSource):
             tokenizer.backend_tokenizer.pre_tokenizer = _pre_tokenizer(gguf)
             tokenizer.save_pretrained(folder)
         gguf.unlink()
-        source = {**asdict(self.wheel), "conversion": VERSION, "files": Checkpoint(folder).hashes()}
-        (folder / SOURCE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
-
-
-def _intact(folder: Path) -> bool:
-    try:
-        return Checkpoint(folder).hashes() == json.loads((folder / SOURCE).read_text(encoding="utf-8"))["files"]
-    except (RequestError, OSError, ValueError, KeyError):
-        return False
+        return {**asdict(self.wheel), "conversion": VERSION}
 
 
 def _pre_tokenizer(gguf: Path) -> Any:

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from nowag_exp.files import atomic_folder, cache_dir, locked
+from nowag_exp.files import cache_dir
+from nowag_exp.models.converted import converted
 from nowag_exp.models.sources import ModelSource
 from nowag_exp.quiet import quiet_libraries
 from nowag_exp.settings import settings
@@ -45,18 +46,13 @@ class TinyModel(ModelSource):
 
     def folder(self) -> Path:
         shape = f"{self.n_blocks}x{self.hidden_size}x{self.intermediate_size}x{self.n_heads}"
-        path = cache_dir() / "models" / f"tiny-v{VERSION}-{shape}-seed{self.init_seed}"
-        with locked(path):
-            if not path.exists():
-                with atomic_folder(path) as temporary:
-                    self._make(temporary)
-        return path
+        return converted(cache_dir() / "models" / f"tiny-v{VERSION}-{shape}-seed{self.init_seed}", self._make)
 
     def weights_identity(self) -> dict[str, Any]:
         sizes = ("n_blocks", "hidden_size", "intermediate_size", "n_heads", "init_seed")
         return {"version": VERSION, **{name: getattr(self, name) for name in sizes}}
 
-    def _make(self, folder: Path) -> None:
+    def _make(self, folder: Path) -> dict[str, Any]:
         import torch
         from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -76,6 +72,7 @@ class TinyModel(ModelSource):
             torch.manual_seed(self.init_seed)
             LlamaForCausalLM(config).save_pretrained(folder)
             tokenizer.save_pretrained(folder)
+        return self.weights_identity()
 
 
 def byte_tokenizer() -> Any:

@@ -1,6 +1,9 @@
 """One experiment as one JSON file: what was asked, what it was run on, what came out."""
 
+import functools
+import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +13,13 @@ from pydantic import TypeAdapter, ValidationError
 from nowag_exp.calibration import CompressedLinear
 from nowag_exp.errors import RequestError
 from nowag_exp.evaluation import Metric
-from nowag_exp.files import atomic_write
+from nowag_exp.files import atomic_write, parse_json
 from nowag_exp.ledger import Irregularity
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+
+CHECKSUM = re.compile(rb'"checksum": "([0-9a-f]{64})"\n}\n$')
+"""How a record's file ends: sha256 of the file without these 64 digits. A digit that flips in a number is noticed."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +144,10 @@ class RunRecord:
     costs: Costs
 
     def to_json(self) -> str:
-        """Stable text: same content, same bytes."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        """Stable text with its own checksum: same content, same bytes."""
+        text = json.dumps(asdict(self) | {"checksum": ""}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        end = '"\n}\n'
+        return text.removesuffix(end) + hashlib.sha256(text.encode()).hexdigest() + end
 
 
 def record_path(results: Path, fingerprint: str) -> Path:
@@ -162,14 +170,19 @@ def load_record(path: Path) -> RunRecord:
         RequestError: naming the file, if it is damaged or of another schema version.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        written = path.read_bytes()
+        content = parse_json(written)
         version = content.get("schema_version") if isinstance(content, dict) else None
         if version != SCHEMA_VERSION:
             raise RequestError(
                 f"{path}: has schema version {version}, this program reads {SCHEMA_VERSION}; move the file away and "
                 "run its experiment again"
             )
-        return TypeAdapter(RunRecord).validate_python(content)
+        content.pop("checksum", None)
+        found = _adapter().validate_python(content)
+        if not _is_as_written(written):
+            raise ValueError("its checksum is another: it was changed after it was written")
+        return found
     except (OSError, ValueError, ValidationError) as error:
         raise RequestError(
             f"{path}: is damaged ({_first_line(error)}); remove it and run its experiment again"
@@ -179,6 +192,19 @@ def load_record(path: Path) -> RunRecord:
 def load_records(results: Path) -> list[RunRecord]:
     """All records below a results folder, ordered by file name."""
     return [load_record(path) for path in sorted((results / "runs").glob("*.json"))]
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[RunRecord]:
+    return TypeAdapter(RunRecord)
+
+
+def _is_as_written(content: bytes) -> bool:
+    checksum = CHECKSUM.search(content)
+    if checksum is None:
+        return False
+    start, end = checksum.span(1)
+    return hashlib.sha256(content[:start] + content[end:]).hexdigest().encode() == checksum[1]
 
 
 def _first_line(error: Exception) -> str:

@@ -1,7 +1,6 @@
 """Documents of one file: .txt (one document), .jsonl and .json.gz (one a line), .parquet and .arrow (one a row)."""
 
 import gzip
-import json
 import mmap
 import zlib
 from collections.abc import Sequence
@@ -9,9 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from nowag_exp.errors import RequestError
+from nowag_exp.files import parse_json
 
 if TYPE_CHECKING:
     import pyarrow
+
+MOST_EXPANDED, LEAST_BOUND = 50, 100_000_000
+"""How many times its size a compressed text may take in memory (C4 takes 3 times its own), whatever it expands to; and
+the bytes that any may take."""
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".json.gz", ".parquet", ".arrow")
 
@@ -61,10 +65,18 @@ def _read(path: Path, text_column: str) -> Sequence[str]:
 
 
 def _unzip(path: Path) -> bytes:
+    most = max(MOST_EXPANDED * path.stat().st_size, LEAST_BOUND)
     try:
-        return gzip.decompress(path.read_bytes())
+        with gzip.open(path) as file:
+            content = file.read(most + 1)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise RequestError(f"{path}: is not a whole gzip file ({error}); get it again") from error
+    if len(content) > most:
+        raise RequestError(
+            f"{path}: expands to more than {MOST_EXPANDED} times its {path.stat().st_size / 1e6:.1f} MB, which no text "
+            "does; if it is one, give it unpacked, as .jsonl"
+        )
+    return content
 
 
 class JsonLines(Sequence[str]):
@@ -106,11 +118,12 @@ class JsonLines(Sequence[str]):
         line = self._content[start:end]
         where = f"{self._path}: document {index + 1}"
         try:
-            row = json.loads(line.decode("utf-8"))
+            row = parse_json(line.decode("utf-8"))
         except UnicodeDecodeError as error:
             raise RequestError(_not_utf8(self._path, f"document {index + 1}, ", error)) from error
-        except json.JSONDecodeError as error:
-            raise RequestError(f"{where} is not JSON ({error.msg}); each line must be one JSON object") from error
+        except ValueError as error:
+            reason = getattr(error, "msg", error)
+            raise RequestError(f"{where} is not JSON ({reason}); each line must be one JSON object") from error
         if not isinstance(row, dict) or not isinstance(row.get(self._text_column), str):
             has = ", ".join(sorted(row)) if isinstance(row, dict) else type(row).__name__
             raise RequestError(f"{where} has no text in '{self._text_column}' (it has: {has}); set text_column")

@@ -7,14 +7,13 @@ both.
 import bz2
 import json
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
 
 from nowag_exp.errors import RequestError
-from nowag_exp.files import atomic_folder, cache_dir, locked, sha256_file
+from nowag_exp.files import cache_dir, made_once, sha256_file
 from nowag_exp.progress import note
 from nowag_exp.settings import settings
 from nowag_exp.text.readers import read_documents
@@ -49,13 +48,7 @@ class WikiSample(TextSource):
     def fetch(self) -> Path:
         """Path of the cleaned articles (JSON Lines with title and text); made once, and again if they are damaged."""
         folder = cache_dir() / "texts" / f"wiki_sample-{self.cleaned_sha256[:16]}"
-        with locked(folder):
-            if folder.exists() and not self._intact(folder):
-                note(f"{folder} is damaged: making it again")
-                shutil.rmtree(folder)
-            if not folder.exists():
-                with atomic_folder(folder) as temporary:
-                    self._make(temporary)
+        made_once(folder, self._make, self._intact)
         return folder / ARTICLES
 
     def source_identity(self) -> dict[str, Any]:

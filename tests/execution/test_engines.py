@@ -89,7 +89,7 @@ def records(folder: Path) -> dict[str, object]:
     found = {}
     for path in sorted((folder / "runs").glob("*.json")):
         content = json.loads(path.read_text())
-        del content["costs"]
+        del content["costs"], content["checksum"]
         found[path.name] = content
     return found
 

@@ -72,7 +72,7 @@ def records(folder: Path) -> dict[str, object]:
     found = {}
     for path in sorted((folder / "runs").glob("*.json")):
         content = json.loads(path.read_text())
-        del content["costs"]
+        del content["costs"], content["checksum"]
         del content["config"]["paths"]
         found[path.name] = content
     return found

@@ -51,15 +51,16 @@ def explained(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
 
 @pytest.fixture
-def doctored(make: Callable[..., RunRecord], workplace: Path) -> Callable[..., Path]:
+def doctored(
+    make: Callable[..., RunRecord], workplace: Path, rewrite_record: Callable[[Path, dict[str, Any]], None]
+) -> Callable[..., Path]:
     """Write a record again in another folder, changed by a function of its JSON."""
 
     def _doctored(record: RunRecord, change: Callable[[dict[str, Any]], object]) -> Path:
         content = json.loads((RESULTS / "runs" / f"{record.fingerprint}.json").read_text())
         change(content)
         path = workplace / "other" / "runs" / f"{record.fingerprint}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content))
+        rewrite_record(path, content)
         return path
 
     return _doctored

@@ -187,7 +187,7 @@ def test_what_is_recorded_costs_nothing_and_what_the_store_has_is_not_counted(ma
     assert "all 2 jobs are recorded, nothing is to be done" in render_forecast(done)
 
 
-def test_records_of_the_same_model_and_machine_correct_what_is_measured(make, monkeypatch) -> None:
+def test_records_of_the_same_model_and_machine_correct_what_is_measured(make, rewrite_record) -> None:
     job = make("method=magnitude", "evaluation.fidelity=false")
     run([make("method=magnitude", "method.pattern=2:4", "evaluation.fidelity=false")])
     (path,) = (RESULTS / "runs").glob("*.json")
@@ -196,7 +196,7 @@ def test_records_of_the_same_model_and_machine_correct_what_is_measured(make, mo
     content = json.loads(path.read_text())
     for stage, seconds in (("compression", 700.0), ("evaluation", 300.0)):
         content["costs"]["stages"][stage]["seconds"] = seconds
-    path.write_text(json.dumps(content))
+    rewrite_record(path, content)
     found = forecast([job], RESULTS).jobs[0]
     assert found.source == "recorded"
     assert found.seconds == pytest.approx(1000, rel=0.5), "another mask takes about as long"
@@ -210,7 +210,7 @@ def test_records_of_the_same_model_and_machine_correct_what_is_measured(make, mo
     )
     assert forecast([twice], RESULTS).jobs[0].seconds == pytest.approx(700 + 2 * 300, rel=0.02), "twice the windows"
     content["provenance"]["machine"]["processor"] = "another"
-    path.write_text(json.dumps(content))
+    rewrite_record(path, content)
     assert forecast([job], RESULTS).jobs[0].source == "measured"
 
 

@@ -35,12 +35,12 @@ def test_a_record_comes_back_from_its_file_as_it_was(records: list[RunRecord], t
 def test_a_record_of_another_schema_version_is_refused(records: list[RunRecord], tmp_path: Path) -> None:
     path = save_record(tmp_path, replace(records[0], schema_version=99))
     with pytest.raises(
-        RequestError, match=r"a1\.json: has schema version 99, this program reads 3; move the file away"
+        RequestError, match=r"a1\.json: has schema version 99, this program reads 4; move the file away"
     ):
         load_record(path)
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"schema_version": 3}'])
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"schema_version": 4}'])
 def test_a_damaged_record_is_named(tmp_path: Path, damage: str) -> None:
     (tmp_path / "x.json").write_text(damage)
     with pytest.raises(RequestError, match=r"x\.json: (is damaged|has schema version None)"):
@@ -54,6 +54,15 @@ def test_a_record_with_a_value_of_the_wrong_type_is_damaged(records: list[RunRec
     path.write_text(json.dumps(content))
     with pytest.raises(RequestError, match=r"is damaged \(metrics\.0\.value: "):
         load_record(path)
+
+
+def test_a_flipped_bit_anywhere_in_a_record_is_noticed(records: list[RunRecord], tmp_path: Path) -> None:
+    path = save_record(tmp_path, records[1])
+    written = path.read_bytes()
+    for position in range(len(written)):
+        path.write_bytes(written[:position] + bytes([written[position] ^ 1]) + written[position + 1 :])
+        with pytest.raises(RequestError, match=r"b2\.json: (is damaged|has schema version)"):
+            load_record(path)
 
 
 def test_csv_is_tidy_with_the_promised_columns_and_exact_values(records: list[RunRecord], tmp_path: Path) -> None:

@@ -1,12 +1,12 @@
 """Rows of a data set of the hub, from a local copy of its files."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nowag_exp.errors import RequestError
+from nowag_exp.files import parse_json
 from nowag_exp.hub import resolve_commit
 from nowag_exp.quiet import quiet_harness
 from nowag_exp.text.readers import open_arrow
@@ -137,6 +137,6 @@ def _read(path: Path) -> Any:
             return open_arrow(path).read_all()
     text = path.read_text(encoding="utf-8")
     if text.lstrip().startswith("["):  # One array; else an object a line.
-        return pyarrow.Table.from_pylist(json.loads(text))
+        return pyarrow.Table.from_pylist(parse_json(text))
     # Not splitlines(): a string may hold other line separators than the line feed.
-    return pyarrow.Table.from_pylist([json.loads(line) for line in text.split("\n") if line.strip()])
+    return pyarrow.Table.from_pylist([parse_json(line) for line in text.split("\n") if line.strip()])

@@ -103,7 +103,7 @@ def test_two_records_are_compared_item_by_item_and_shown_in_a_block(
         ),
         (
             "evaluation.full_zero_shot.name=files",
-            "evaluation.full_zero_shot.name: is files, but must be full_zero_shot, under which it stands",
+            "evaluation.full_zero_shot.name: is 'files', but must be full_zero_shot, under which it stands",
         ),
         ("evaluation.fidelity=2", "evaluation.fidelity: input should be a valid boolean; got 2"),
         ("+evaluation.foo=2", "evaluation.foo: unknown key; there are: data_dir, fidelity, noise_floor_windows"),
