@@ -5,7 +5,7 @@ BIN := .venv/bin
 # To choose another CUDA: make demo TORCH_INDEX=https://download.pytorch.org/whl/cu130
 TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org/whl/cpu)
 
-.PHONY: demo test test-slow check claims bench bench-full bench-llmcompressor clean
+.PHONY: demo test test-faults test-slow check claims bench bench-full bench-llmcompressor clean
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
@@ -14,6 +14,10 @@ demo: .venv/ready
 # A process a core, but at most 4: each takes up to 2 GB. Whoever has none left takes tests of another.
 test: check
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+
+# The short form, which is part of `test`, and all the other moments; prints a table.
+test-faults: .venv/dev
+	$(BIN)/python -m pytest -m 'faults or not faults' --numprocesses logical --maxprocesses 4 --dist worksteal tests/faults
 
 test-slow: .venv/dev
 	$(BIN)/python -m pytest -m slow

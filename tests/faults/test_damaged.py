@@ -1,0 +1,168 @@
+"""Each kind of stored file with a flipped byte, cut in half, or gone: made again and said so, or refused by name."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from nowag_exp.cli import main
+from tests.faults.trial import KEEP_ALL, Trial, Whole, new_trial_in, note
+
+faults = pytest.mark.faults
+Judge = Callable[..., None]
+HOWS = ["flipped", "truncated", "deleted"]
+FLIPPED_FIRST = ["flipped", *(pytest.param(how, marks=faults) for how in ("truncated", "deleted"))]
+"""The short form flips a byte."""
+
+
+def damage(path: Path, how: str) -> None:
+    """What a bad disk or a careless hand does to a file."""
+    content = path.read_bytes()
+    path.unlink()
+    if how == "flipped":
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    elif how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory: pytest.TempPathFactory, whole: Whole, processes: object) -> Iterator[Path]:
+    """The folder of a sweep that has ended; trials start from a copy of it."""
+    folder = tmp_path_factory.mktemp("complete") / "trial"
+    ended = new_trial_in(folder, processes).run(KEEP_ALL)
+    assert ended.code == 0, ended.said
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def damaged(complete: Path, tmp_path: Path, processes: object) -> Trial:
+    """A sweep that has ended, to be damaged."""
+    shutil.copytree(complete, tmp_path / "trial")
+    return Trial(tmp_path / "trial", processes)
+
+
+def again(trial: Trial) -> str:
+    """Run the sweep again, to its end; returns what it said."""
+    ended = trial.run(KEEP_ALL)
+    assert ended.code == 0, ended.said
+    return ended.said
+
+
+@pytest.mark.parametrize("how", FLIPPED_FIRST)
+def test_a_record(damaged: Trial, judge: Judge, how: str) -> None:
+    path = min((damaged.results / "runs").glob("*.json"))
+    damage(path, how)
+    outcome = "made again"
+    if how != "deleted":
+        ended = damaged.run(KEEP_ALL)
+        assert ended.code == 2
+        assert f"{path.name}: is damaged" in ended.said
+        assert "remove it and run its experiment again" in ended.said
+        path.unlink()
+        outcome = "refused by name; removed, it is made again"
+    finished = damaged.finished()
+    again(damaged)
+    judge(damaged, f"record {how}", "after the sweep", outcome, finished)
+
+
+@pytest.mark.parametrize("kind", ["statistics", pytest.param("dense_states", marks=faults)])
+@pytest.mark.parametrize("how", FLIPPED_FIRST)
+def test_an_entry_of_the_store(damaged: Trial, judge: Judge, kind: str, how: str) -> None:
+    path = min((damaged.results / "store" / kind).glob("*.safetensors"))
+    shutil.rmtree(damaged.results / "runs")  # Otherwise nobody would read it.
+    damage(path, how)
+    said = again(damaged)
+    if how != "deleted":
+        ledgers = [json.loads(file.read_text())["irregularities"] for file in (damaged.results / "runs").glob("*.json")]
+        entries = [entry for ledger in ledgers for entry in ledger if entry["kind"] == "corrupted_store_entry"]
+        assert [entry["where"] for entry in entries] == [f"{kind}/{path.name}"]
+        assert said.count("corrupted_store_entry:1") == 1, "the table says it too"
+        shutil.rmtree(damaged.results / "runs")
+        again(damaged)
+    outcome = "made again" if how == "deleted" else "made again; ledger and table say so"
+    judge(damaged, f"store entry {how}", kind, outcome)
+
+
+@pytest.mark.parametrize("how", [*(pytest.param(how, marks=faults) for how in ("flipped", "truncated")), "deleted"])
+def test_a_saved_checkpoint(damaged: Trial, judge: Judge, how: str, capfd: pytest.CaptureFixture[str]) -> None:
+    path = min((damaged.results / "checkpoints").glob("*/model.safetensors"))
+    damage(path, how)
+    outcome = "made again"
+    if how != "deleted":
+        assert main(["export", str(path.parent), "--to", "dense", "--out", str(damaged.folder / "out")]) == 2
+        assert path.name in capfd.readouterr().err
+        assert not (damaged.folder / "out").exists()
+        path.unlink()
+        outcome = "refused by name when it is read; removed, it is made again"
+    again(damaged)
+    judge(damaged, f"checkpoint {how}", "after the sweep", outcome)
+
+
+@pytest.mark.parametrize("how", FLIPPED_FIRST)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.safetensors",
+        *(pytest.param(name, marks=faults) for name in ("config.json", "tokenizer.json", "source.json")),
+    ],
+)
+def test_a_converted_model(damaged: Trial, judge: Judge, name: str, how: str) -> None:
+    (path,) = (damaged.cache / "models").glob(f"*/{name}")
+    damage(path, how)
+    said = again(damaged)
+    assert f"{path.parent} is damaged: making it again" in said
+    judge(damaged, f"converted model {how}", name, "made again, and says so")
+
+
+@faults
+@pytest.mark.parametrize("how", HOWS)
+def test_a_table(damaged: Trial, judge: Judge, how: str) -> None:
+    for path in (damaged.results / "tables").iterdir():
+        damage(path, how)
+    finished = damaged.finished()
+    again(damaged)
+    judge(damaged, f"table {how}", "after the sweep", "made again", finished)
+
+
+@faults
+@pytest.mark.parametrize("how", HOWS)
+def test_a_receipt_of_the_tracker(damaged: Trial, judge: Judge, how: str) -> None:
+    path = min((damaged.results / "tracked").rglob("*.json"))
+    damage(path, how)
+    said = again(damaged)
+    outcome = "sent again"
+    if "is damaged; remove it, and the record is sent again" in said:
+        path.unlink()
+        again(damaged)
+        outcome = "refused by name; removed, it is sent again"
+    else:
+        assert how != "truncated"
+    judge(damaged, f"receipt {how}", "after the sweep", outcome)
+
+
+@faults
+@pytest.mark.parametrize("how", HOWS)
+def test_a_shard_of_the_users_own_model(
+    damaged: Trial, record_property: Callable[[str, object], None], capfd: pytest.CaptureFixture[str], how: str
+) -> None:
+    (converted,) = (damaged.cache / "models").glob("tiny-*")
+    own = damaged.folder / "own"
+    shutil.copytree(converted, own)
+    local = ["model=local", f"model.path={own}"]
+    assert damaged.run(KEEP_ALL, *local).code == 0
+    damage(own / "model.safetensors", how)
+    ended = damaged.run(KEEP_ALL, *local)
+    if how == "flipped":  # It is another model now, and nobody can know which was meant: other fingerprints, all anew.
+        assert ended.code == 0, ended.said
+        assert "0 recorded already, 6 to run" in ended.said
+        outcome = "another model: all records anew, none taken for the old one's"
+    else:
+        assert ended.code == 2, ended.said
+        assert str(own) in ended.said
+        assert "Traceback" not in ended.said
+        outcome = "refused by name"
+    note(record_property, f"model's shard {how}", "between two sweeps", outcome)

@@ -1,0 +1,188 @@
+"""Trials: a sweep of six jobs on the tiny model that something happens to, held against one left alone."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock, Timeout
+from safetensors import safe_open
+
+from tests.faults.child import Sabotage, body
+
+SWEEP = [
+    "sweep",
+    "demo",
+    "model=tiny",
+    "method=nowag_p,wanda,sparsegpt",  # Each unstructured and 2:4.
+    "calibration=files",
+    "calibration.path=cal.txt",
+    "calibration.n_sequences=2",
+    "evaluation=files",
+    "evaluation.files.path=eval.txt",
+    "evaluation.files.n_windows=2",
+    "model.context_length=64",
+    "runtime.threads=1",
+    "checkpoint.save=true",
+    "tracking=tensorboard",
+]
+N_JOBS = 6
+KEEP_ALL, KEEP_LITTLE = "runtime.save_every=0", "runtime.save_every=60"
+"""Whether the state of a job is kept after each block, or nothing of a job that takes a second."""
+
+COSTS = {"seconds", "peak_bytes", "peak_gpu_bytes"}
+"""What a store entry notes of the run that made it."""
+
+LONGEST = 300.0
+"""Seconds; a trial that takes longer hangs."""
+
+
+@dataclass
+class Ended:
+    """How the command ended: its exit code (negative: the signal that killed it), and what it said."""
+
+    code: int
+    said: str
+
+
+class Trial:
+    """A folder with texts, a cache and results of its own, in which the command is run again and again."""
+
+    def __init__(self, folder: Path, context: Any) -> None:
+        self.folder, self._context = folder, context
+        self.cache, self.results = folder / "cache", folder / "results"
+        self._n_runs = 0
+
+    def start(self, *overrides: str, sabotage: Sabotage | None = None) -> "Running":
+        """Begin the sweep in a process."""
+        self._n_runs += 1
+        output = self.folder / f"said{self._n_runs}.txt"
+        process = self._context.Process(
+            target=body, args=([*SWEEP, *overrides], str(self.folder), str(output), sabotage)
+        )
+        process.start()
+        return Running(process, output)
+
+    def run(self, *overrides: str, sabotage: Sabotage | None = None) -> Ended:
+        """Run the sweep to its end, or that of its process."""
+        return self.start(*overrides, sabotage=sabotage).wait()
+
+    def finished(self) -> dict[str, tuple[int, int]]:
+        """What nobody may make again: each file that is whole, by the file system's number and time of it."""
+        kept = [*self.results.glob("runs/*"), *self.results.glob("store/*/*"), *self.cache.glob("*/*/*")]
+        return {
+            str(path.relative_to(self.folder)): (path.stat().st_ino, path.stat().st_mtime_ns)
+            for path in kept
+            if path.is_file()
+            and path.parent.name != "walks"  # Where a pass over the blocks stands; it goes when the pass has ended.
+            and not any(part.startswith(".") for part in path.relative_to(self.folder).parts)
+        }
+
+    def state(self) -> dict[str, str]:
+        """Each file that the runs left, with the sha256 of what it says, times aside."""
+        tops = (self.cache, self.results)
+        return {
+            str(path.relative_to(self.folder)): _digest(path)
+            for top in tops
+            for path in sorted(top.rglob("*"))
+            if path.is_file() or path.suffix == ".tmp" or path.parent.name == "unfinished"
+        }
+
+    def compare(self, whole: "Whole", finished: dict[str, tuple[int, int]]) -> dict[str, list[str]]:
+        """What differs from the sweep that was left alone, and what was made again though it was ``finished``."""
+        state, now = self.state(), self.finished()
+        common = whole.state.keys() & state.keys()
+        return {
+            "lost": sorted(whole.state.keys() - state.keys()),
+            "differ": sorted(name for name in common if state[name] != whole.state[name]),
+            "left behind": sorted(state.keys() - whole.state.keys()),
+            "made again": sorted(name for name, was in finished.items() if now.get(name) != was),
+        }
+
+    def held_locks(self) -> list[Path]:
+        """Locks that somebody still holds."""
+        held = []
+        for path in self.folder.rglob("*.lock"):
+            try:
+                with FileLock(path, timeout=0):
+                    pass
+            except Timeout:
+                held.append(path)
+        return held
+
+
+@dataclass
+class Running:
+    """A sweep that runs."""
+
+    process: Any
+    output: Path
+
+    def wait(self) -> Ended:
+        """Until it ends."""
+        self.process.join(LONGEST)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+            pytest.fail(f"did not end in {LONGEST:.0f} s; it said:\n{self.output.read_text(encoding='utf-8')}")
+        return Ended(self.process.exitcode, self.output.read_text(encoding="utf-8"))
+
+
+def _digest(path: Path) -> str:
+    if path.is_dir():
+        return "a folder that should be gone"
+    if "tfevents" in path.name or path.suffix == ".log" or "tracked" in path.parts:
+        return "has times"  # And receipts hold the hash of a record, which has.
+    content = path.read_bytes()
+    if path.parent.name == "runs" and path.suffix == ".json":
+        record = json.loads(content)
+        del record["costs"], record["checksum"], record["config"]["runtime"]["save_every"]
+        content = json.dumps(record).encode()
+    elif "store" in path.parts and path.suffix == ".safetensors":
+        content = _without_seconds(path)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _without_seconds(path: Path) -> bytes:
+    """Tensors and notes of a store entry; its checksum covers the seconds that it took too."""
+    with safe_open(path, framework="np") as file:
+        notes = json.loads(file.metadata()["notes"])
+        parts = [file.get_tensor(name).tobytes() for name in sorted(file.keys())]
+    notes = {name: note for name, note in notes.items() if name not in COSTS}
+    return b"".join([json.dumps(notes).encode(), *parts])
+
+
+@dataclass
+class Whole:
+    """The sweep that nothing happened to.
+
+    Attributes:
+        state: of its files.
+        seconds: that it took.
+        n_bytes: of its results.
+        boundaries: between its stages, in order.
+        changes: of its files, in order.
+    """
+
+    state: dict[str, str]
+    seconds: float
+    n_bytes: int
+    boundaries: list[str] = field(default_factory=list)
+    changes: list[str] = field(default_factory=list)
+
+
+def note(record_property: Callable[[str, object], None], fault: str, moment: str, outcome: str, lost: int = 0) -> None:
+    """Write down a trial for the table at the end."""
+    record_property("fault", json.dumps([fault, moment, outcome, lost]))
+
+
+def new_trial_in(folder: Path, context: Any) -> Trial:
+    """An empty one."""
+    folder.mkdir(parents=True)
+    prose = "The aardvark digs at night and sleeps through the heat of the day; foxes and hyenas move into its holes. "
+    (folder / "cal.txt").write_text(prose * 8, encoding="utf-8")
+    (folder / "eval.txt").write_text(prose[::-1] * 8, encoding="utf-8")
+    return Trial(folder, context)
