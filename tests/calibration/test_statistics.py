@@ -44,11 +44,17 @@ def test_the_hessian_is_two_over_n_times_the_sum_of_outer_products(parts: list[i
     assert accumulated(*tokens.split(parts)).second_moment is None
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_large_half_precision_activations_do_not_overflow(dtype: torch.dtype) -> None:
-    seen = accumulated(*[torch.full((1, 1000, 2), 1e4, dtype=dtype)] * 100)
-    exact = float(torch.tensor(1e4, dtype=dtype)) ** 2
-    assert_close(seen.hessian_diagonal, torch.full((2,), 2 * exact, dtype=torch.float64), rtol=1e-6, atol=0)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_million_tokens_of_activations_of_ten_thousand_are_added_up_exactly_enough(dtype: torch.dtype) -> None:
+    # 1e4² is beyond fp16, and the sum of a million of them, 1e14, beyond what fp32 adds a single one to.
+    generator = torch.Generator().manual_seed(0)
+    batch = (1e4 * torch.randn(1, 1000, 64, generator=generator)).to(dtype)
+    seen = accumulated(*[batch] * 1000, needs=Needs.HESSIAN)
+    rows = batch[0].double()
+    exact = 2 / len(rows) * rows.T @ rows
+    assert seen.n_tokens == 1_000_000
+    assert_close(seen.hessian_diagonal, exact.diagonal(), rtol=1e-6, atol=0)
+    assert_close(seen.hessian.double(), exact, rtol=1e-4, atol=1e-4 * float(exact.diagonal().mean()))
 
 
 def test_a_site_that_saw_no_token_raises_and_is_named() -> None:
