@@ -31,8 +31,10 @@ def give_back_freed() -> None:
 def _set(trim: int, apart: int) -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
+        # Before version 2.35 glibc takes no more than 32 MiB, and says so by 0.
+        if not libc.mallopt(M_MMAP_THRESHOLD, apart):
+            libc.mallopt(M_MMAP_THRESHOLD, 32 * MIB)
         libc.mallopt(M_TRIM_THRESHOLD, trim)
-        libc.mallopt(M_MMAP_THRESHOLD, apart)
         libc.malloc_trim(0)
 
 

@@ -30,8 +30,16 @@ VERSION_BASE = "1.3"
 
 
 def register_resolvers() -> None:
-    """What the YAML files use beyond Hydra's own: ``sparsity_of``."""
+    """What YAML files may use beyond Hydra's own: ``sparsity_of``. The environment, with its secrets, is not read."""
     OmegaConf.register_new_resolver("sparsity_of", sparsity_of, replace=True)
+    OmegaConf.register_new_resolver("oc.env", _refuse_environment, replace=True)
+
+
+def _refuse_environment(*arguments: Any) -> None:
+    name = ",".join(map(str, arguments))
+    raise ValueError(
+        f"${{oc.env:{name}}}: configs are kept in records, so they do not read the environment; give the value itself"
+    )
 
 
 def sparsity_of(pattern: Any, unstructured: float) -> float:

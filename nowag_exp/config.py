@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from nowag_exp.calibration import Calibration
 from nowag_exp.errors import ConfigError
 from nowag_exp.evaluation import Evaluation, Measurement, Perplexity, ZeroShot
+from nowag_exp.files import as_name
 from nowag_exp.layout import among
 from nowag_exp.methods import Dense, Method, Needs
 from nowag_exp.models import ModelSource
@@ -25,13 +26,9 @@ from nowag_exp.tracking import Tracker
 
 PACKAGE = "nowag_exp."
 
-TARGET = re.compile(r"nowag_exp(\.[a-z]\w*)+\.[A-Z]\w*", re.ASCII)
+TARGET = re.compile(r"nowag_exp(\.[a-z]\w{0,50}){1,6}\.[A-Z]\w{0,50}", re.ASCII)
 """A class in a module; `__main__` is none, and importing it would run the command."""
 MISSING = "???"
-
-LONGEST = 1000
-"""Characters of a problem."""
-
 Part = TypeVar("Part")
 
 
@@ -65,7 +62,7 @@ class Runtime:
     save_every: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.save_every < float("inf"):
+        if self.save_every < 0:
             raise ValueError(f"save_every: must be a number of seconds, 0 or more; got {self.save_every:g}")
         if self.batch_tokens < 1:
             raise ValueError(f"batch_tokens: must be at least 1; got {self.batch_tokens}")
@@ -189,7 +186,8 @@ class Experiment:
     @property
     def checkpoint_folder(self) -> Path:
         """Where the compressed model is kept if ``checkpoint.save``."""
-        return self.paths.folder / "checkpoints" / f"{self.model.label}-{self.method.name}-{self.fingerprint}"
+        name = as_name(f"{self.model.label}-{self.method.name}-{self.fingerprint}")
+        return self.paths.folder / "checkpoints" / name
 
 
 PARTS: dict[str, type] = {
@@ -287,13 +285,20 @@ def build(node: Any, key: str, base: type[Part]) -> Part:
     problems = [f"{key}.{name}: is not set; add {key}.{name}=VALUE" for name in sorted(unset)]
     # Checked as JSON: strict, so "0.5" is no number and 1 no boolean, yet a list may fill a tuple.
     try:
-        part = TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
+        part = TypeAdapter(cls).validate_json(_as_json(values, key), strict=True)
     except ValidationError as error:
         details = [detail for detail in error.errors() if not unset & set(detail["loc"])]
         raise ConfigError(problems + [_explain(detail, key, cls) for detail in details]) from error
     if problems:
         raise ConfigError(problems)
     return part
+
+
+def _as_json(values: Any, key: str) -> str:
+    try:
+        return json.dumps(values)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError([f"{key}: has a value that JSON cannot hold ({error})"]) from error
 
 
 def _resolve(target: Any, key: str, base: type[Part]) -> type[Part]:
@@ -321,8 +326,7 @@ def _explain(detail: Any, key: str, cls: type) -> str:
         return f"{where}: is not set; add {where}=VALUE"
     if kind == "value_error":
         # A range check of __post_init__: its message opens with the field.
-        said = f"{where}.{detail['ctx']['error']}"
-        return said if len(said) <= LONGEST else f"{said[: LONGEST - 3]}..."  # It may repeat a value of any length.
+        return f"{where}.{detail['ctx']['error']}"
     hint = ""
     if detail["loc"] == ("pattern",) and isinstance(detail["input"], int):
         hint = " (YAML reads 2:4 without quotes as a number in base 60; write '2:4')"

@@ -8,6 +8,9 @@ import sys
 import tempfile
 import traceback
 
+LONGEST = 1000
+"""Characters of a problem with a config value."""
+
 
 def one_line(error: Exception) -> str:
     """What an error says, in one line; with its class, unless it is one of ours."""
@@ -35,7 +38,9 @@ class ConfigError(RequestError):
     """
 
     def __init__(self, problems: list[str]) -> None:
-        self.problems = [" ".join(problem.split()) for problem in problems]  # A value may have line breaks.
+        # A problem may repeat a value, with line breaks and of any length.
+        texts = (" ".join(problem.split()) for problem in problems)
+        self.problems = [text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..." for text in texts]
         super().__init__("; ".join(self.problems))
 
 

@@ -176,7 +176,10 @@ def recorded(experiment: Experiment) -> RunRecord | None:
         return None
     if experiment.checkpoint.save and not is_whole(experiment.checkpoint_folder):
         return None
-    return load_record(path)
+    record = load_record(path)
+    if record.fingerprint != experiment.fingerprint:
+        raise RequestError(f"{path}: is the record of {record.fingerprint}, under another name; remove it")
+    return record
 
 
 def run(experiment: Experiment, bench: Workbench, reporter: Reporter) -> RunRecord:

@@ -102,6 +102,11 @@ def cache_dir() -> Path:
     return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("nowag_exp"))
 
 
+def as_name(text: str) -> str:
+    """Text as the name of one file or folder: what leads elsewhere or is special to a shell becomes ``_``."""
+    return re.sub(r"^[.-]|[^\w.+=@-]", "_", text)
+
+
 def sha256_file(path: Path) -> str:
     """Hex sha256 of a file's content; an unchanged file is read once a process."""
     state = path.stat()
@@ -127,11 +132,11 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice[:100]!r} occurs twice in one object")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the key {name[:100]!r} occurs twice in one object")
+        found[name] = value
     return found
 
 
@@ -212,7 +217,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 @contextmanager
 def _atomic_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left_behind in path.parent.glob(f".{path.name}.*.tmp"):
+    for left_behind in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         shutil.rmtree(left_behind)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
     try:

@@ -78,6 +78,8 @@ def resolve_commit(repo: str, revision: str, repo_type: RepoType) -> str:
     """
     if re.fullmatch(r"[0-9a-f]{40}", revision):
         return revision
+    if ".." in revision or not re.fullmatch(r"[\w][\w./+-]*", revision):
+        raise RequestError(f"{repo}: {revision[:100]!r} is no branch, tag or commit; give one")
     from huggingface_hub import HfApi, constants
     from huggingface_hub.file_download import repo_folder_name
 

@@ -1,12 +1,15 @@
 """The decorator that every class named in a YAML carries: a frozen, keyword-only, strictly typed dataclass."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, dataclass_transform
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 T = TypeVar("T")
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""A hash, and nothing else: it becomes part of paths."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)

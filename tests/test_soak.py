@@ -35,9 +35,7 @@ sys.exit(code)
 """
 
 
-def test_five_hundred_experiments_leave_the_driver_as_large_as_fifty(
-    workplace: Path, tiny_run: list[str], record_testsuite_property: Callable[[str, object], None]
-) -> None:
+def test_five_hundred_experiments_leave_the_driver_as_large_as_fifty(workplace: Path, tiny_run: list[str]) -> None:
     sweep = [
         "sweep",
         "demo",
@@ -68,7 +66,7 @@ def test_the_table_of_twenty_times_as_many_records_takes_not_much_more_than_twen
     workplace: Path, make_record: Callable[..., RunRecord], capsys: pytest.CaptureFixture[str]
 ) -> None:
     seconds = []
-    for n in (500, 10_000):
+    for n in (1, 500, 10_000):  # The first imports what a table needs.
         results = workplace / str(n)
         for number in range(n):
             losses = [2 + number / n, 3.0, 2.5 + number % 7]
@@ -76,7 +74,7 @@ def test_the_table_of_twenty_times_as_many_records_takes_not_much_more_than_twen
         started = time.monotonic()
         assert main(["table", f"paths.results={results}"]) == 0
         seconds.append(time.monotonic() - started)
-        assert "method49" in capsys.readouterr().out
+        assert "method0" in capsys.readouterr().out
     with capsys.disabled():
-        print(f"\ntables of 500 and 10,000 records: {seconds[0]:.1f} and {seconds[1]:.1f} s")
-    assert seconds[1] < 2 * 20 * seconds[0]
+        print(f"\ntables of 500 and 10,000 records: {seconds[1]:.1f} and {seconds[2]:.1f} s")
+    assert seconds[2] < 1.5 * 20 * seconds[1]

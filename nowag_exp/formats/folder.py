@@ -27,7 +27,7 @@ FORMAT_VERSION = 1
 STORED_AS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "U8": torch.uint8}
 SHARD_BYTES = 2 * 1024**3
 MOST_BLOCKS = 2000
-"""Ten times the deepest Llama's."""
+"""The deepest Llama has 126."""
 
 AGAIN = "save the checkpoint again (checkpoint.save=true)"
 

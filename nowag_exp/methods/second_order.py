@@ -34,7 +34,7 @@ class SecondOrder(Method):
     on_failure: OnFailure
 
     def __post_init__(self) -> None:
-        if not 0 <= self.dampening < float("inf"):
+        if self.dampening < 0:
             raise ValueError(
                 f"dampening: must be at least 0, a fraction of the mean diagonal such as 0.01; got {self.dampening:g}"
             )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from nowag_exp.errors import RequestError
 from nowag_exp.settings import settings
 
 
@@ -39,18 +40,26 @@ class Architecture:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Architecture":
-        """From a ``config.json``, with the defaults that transformers has for a Llama."""
-        hidden, heads = config["hidden_size"], config["num_attention_heads"]
-        return cls(
-            hidden_size=hidden,
-            intermediate_size=config["intermediate_size"],
-            n_blocks=config["num_hidden_layers"],
-            n_heads=heads,
-            n_kv_heads=config.get("num_key_value_heads") or heads,
-            head_dim=config.get("head_dim") or hidden // heads,
-            vocabulary=config["vocab_size"],
-            tied=bool(config.get("tie_word_embeddings", False)),
-        )
+        """From a ``config.json``, with the defaults that transformers has for a Llama.
+
+        Raises:
+            RequestError: if it lacks a size, or has one that is none.
+        """
+        try:
+            hidden, heads = config["hidden_size"], config["num_attention_heads"]
+            return cls(
+                hidden_size=hidden,
+                intermediate_size=config["intermediate_size"],
+                n_blocks=config["num_hidden_layers"],
+                n_heads=heads,
+                n_kv_heads=config.get("num_key_value_heads") or heads,
+                head_dim=config.get("head_dim") or hidden // heads,
+                vocabulary=config["vocab_size"],
+                tied=bool(config.get("tie_word_embeddings", False)),
+            )
+        except (KeyError, TypeError, ArithmeticError, ValueError) as error:  # pydantic's is a ValueError.
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise RequestError(f"config.json does not describe a Llama ({reason}); download the model again") from error
 
     def linears(self) -> dict[str, tuple[int, int]]:
         """``(d_out, d_in)`` of each linear of a block, by its path inside the block."""

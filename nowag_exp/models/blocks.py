@@ -63,10 +63,11 @@ def check_architecture(config: Mapping[str, Any], label: str) -> None:
     Raises:
         RequestError: if it does not, or the model is quantized already.
     """
-    architectures = config.get("architectures") or []
-    if not set(architectures) & set(ARCHITECTURES):
+    architectures = config.get("architectures")
+    named = [str(name) for name in architectures] if isinstance(architectures, list) else []
+    if not set(named) & set(ARCHITECTURES):
         raise RequestError(
-            f"model {label}: architecture {', '.join(architectures) or 'unknown'} is not supported; "
+            f"model {label}: architecture {', '.join(named)[:200] or 'unknown'} is not supported; "
             f"give one of: {', '.join(ARCHITECTURES)}"
         )
     if config.get("quantization_config") is not None:

@@ -1,5 +1,6 @@
 """A folder in Hugging Face layout: is it whole, what is its architecture, what are its tensors."""
 
+import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from nowag_exp.formats.folder import skeleton
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
 TOKENIZER_PATTERNS = ("tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt")
+BLOCK = re.compile(r"model\.layers\.(\d{1,9})\.")
 ALL_PATTERNS = ("config.json", "generation_config.json", *WEIGHT_PATTERNS, *TOKENIZER_PATTERNS)
 
 
@@ -117,6 +119,13 @@ class Checkpoint:
         """
         found = self.shapes()
         described = skeleton(self.folder, "download it again")
+        n_blocks = len(described.get_submodule("model.layers"))  # type: ignore[arg-type]
+        further = [name for name in found if (block := BLOCK.match(name)) and int(block[1]) >= n_blocks]
+        if further:
+            raise RequestError(
+                f"{self.folder}: holds {further[0]}, but config.json describes {n_blocks} blocks; "
+                "download the model again"
+            )
         for name, parameter in described.named_parameters():  # A tied lm_head is not among them, nor in the file.
             if found.get(name) != tuple(parameter.shape):
                 has = f"has shape {found[name]}" if name in found else "is missing"

@@ -31,5 +31,5 @@ def converted(path: Path, convert: Callable[[Path], Mapping[str, Any]]) -> Path:
 def _is_intact(folder: Path) -> bool:
     try:
         return Checkpoint(folder).hashes() == parse_json((folder / SOURCE).read_text(encoding="utf-8"))["files"]
-    except (RequestError, OSError, ValueError, KeyError):
+    except (RequestError, OSError, ValueError, KeyError, TypeError):
         return False

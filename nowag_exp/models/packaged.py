@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nowag_exp.errors import RequestError
-from nowag_exp.files import cache_dir
+from nowag_exp.files import as_name, cache_dir
 from nowag_exp.models.converted import converted
 from nowag_exp.models.sources import ModelSource
 from nowag_exp.progress import note
@@ -40,7 +40,9 @@ class PackagedModel(ModelSource):
 
         Its files are compared with their hashes of that time; a damaged checkpoint is made again.
         """
-        return converted(cache_dir() / "models" / f"{self.name}-{self.wheel.sha256[:16]}-v{VERSION}", self._convert)
+        return converted(
+            cache_dir() / "models" / f"{as_name(self.name)}-{self.wheel.sha256[:16]}-v{VERSION}", self._convert
+        )
 
     def weights_identity(self) -> dict[str, Any]:
         return {"gguf_sha256": self.wheel.sha256, "conversion": VERSION}

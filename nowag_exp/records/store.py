@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nowag_exp.files import atomic_write, locked
+from nowag_exp.files import atomic_write, locked, parse_json
 from nowag_exp.ledger import Ledger
 
 
@@ -68,7 +68,7 @@ class Store:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 if not mapped:  # Copies: a tensor must not change if somebody writes to the file under its memory map.
                     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
-            notes = json.loads(header["notes"])
+            notes = parse_json(header["notes"])
             intact = header["checksum"] == _checksum(tensors, header["notes"])
         except (SafetensorError, KeyError, ValueError):
             intact = False

@@ -3,7 +3,7 @@
 import gzip
 import mmap
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 MOST_EXPANDED, LEAST_BOUND = 50, 100_000_000
 """How many times its size a compressed text may take in memory (C4 takes 3 times its own), whatever it expands to; and
 the bytes that any may take."""
+
+PIECE = 2**24
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".json.gz", ".parquet", ".arrow")
 
@@ -68,7 +70,7 @@ def _unzip(path: Path) -> bytes:
     most = max(MOST_EXPANDED * path.stat().st_size, LEAST_BOUND)
     try:
         with gzip.open(path) as file:
-            content = file.read(most + 1)
+            content = b"".join(_pieces(file, most))
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise RequestError(f"{path}: is not a whole gzip file ({error}); get it again") from error
     if len(content) > most:
@@ -77,6 +79,14 @@ def _unzip(path: Path) -> bytes:
             "does; if it is one, give it unpacked, as .jsonl"
         )
     return content
+
+
+def _pieces(file: gzip.GzipFile, most: int) -> Iterator[bytes]:
+    """What is in a file, until it is more than so many bytes; memory is taken for what there is alone."""
+    n_bytes = 0
+    while n_bytes <= most and (piece := file.read(PIECE)):
+        n_bytes += len(piece)
+        yield piece
 
 
 class JsonLines(Sequence[str]):
@@ -123,7 +133,9 @@ class JsonLines(Sequence[str]):
             raise RequestError(_not_utf8(self._path, f"document {index + 1}, ", error)) from error
         except ValueError as error:
             reason = getattr(error, "msg", error)
-            raise RequestError(f"{where} is not JSON ({reason}); each line must be one JSON object") from error
+            raise RequestError(
+                f"{where} cannot be read as JSON ({reason}); each line must be one JSON object"
+            ) from error
         if not isinstance(row, dict) or not isinstance(row.get(self._text_column), str):
             has = ", ".join(sorted(row)) if isinstance(row, dict) else type(row).__name__
             raise RequestError(f"{where} has no text in '{self._text_column}' (it has: {has}); set text_column")

