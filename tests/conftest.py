@@ -78,6 +78,26 @@ def memory_of(monkeypatch: pytest.MonkeyPatch) -> "Callable[[CausalLM, int], lis
     return limit
 
 
+@pytest.fixture
+def short_memory(
+    monkeypatch: pytest.MonkeyPatch, memory_of: "Callable[[CausalLM, int], Any]"
+) -> "Callable[[int], None]":
+    """Lets the models of all experiments from then on compute no more than so many tokens at once."""
+    from nowag_exp.experiment import Workbench
+
+    def limit(n_tokens: int) -> None:
+        plain = Workbench.model
+
+        def small(bench: Workbench, *others: Any) -> "CausalLM":
+            model = plain(bench, *others)
+            memory_of(model, n_tokens)
+            return model
+
+        monkeypatch.setattr(Workbench, "model", small)
+
+    return limit
+
+
 @pytest.fixture(scope="session")
 def killed() -> type[BaseException]:
     """Like SIGKILL: nothing of ours catches it, and what is on the disk is what a kill would have left."""

@@ -13,9 +13,8 @@ from safetensors.torch import load_file, save_file
 from nowag_exp.cli import main
 from nowag_exp.compose import compose
 from nowag_exp.config import build
-from nowag_exp.experiment import Workbench
 from nowag_exp.ledger import Kind
-from nowag_exp.models import CausalLM, ModelSource
+from nowag_exp.models import ModelSource
 from nowag_exp.tracking.tensorboard import TensorBoardTracking
 
 VQ = ["method=kmeans_vq", "method.weighted=false", "method.d=4", "method.bits=1", "method.iterations=2"]
@@ -103,17 +102,8 @@ def an_item_longer_than_the_model_reads(run: Run, workplace: Path, **others: Any
 
 
 @provokes("halved_batches")
-def memory_for_half_a_batch(
-    run: Run, monkeypatch: pytest.MonkeyPatch, memory_of: Callable[[CausalLM, int], Any], **others: Any
-) -> str:
-    plain = Workbench.model
-
-    def small(bench: Workbench, *arguments: Any) -> CausalLM:
-        model = plain(bench, *arguments)
-        memory_of(model, 300)
-        return model
-
-    monkeypatch.setattr(Workbench, "model", small)
+def memory_for_half_a_batch(run: Run, short_memory: Callable[[int], None], **others: Any) -> str:
+    short_memory(300)
     return run("method=nowag_p")
 
 
@@ -147,10 +137,10 @@ def test_a_provoked_irregularity_is_in_the_record_the_table_and_the_report(
     own: Own,
     workplace: Path,
     monkeypatch: pytest.MonkeyPatch,
-    memory_of: Callable[..., Any],
+    short_memory: Callable[[int], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    printed = PROVOKED[kind](run=run, own=own, workplace=workplace, monkeypatch=monkeypatch, memory_of=memory_of)
+    printed = PROVOKED[kind](run=run, own=own, workplace=workplace, monkeypatch=monkeypatch, short_memory=short_memory)
     (path,) = (workplace / "results" / "runs").glob("*.json")
     entries = json.loads(path.read_text(encoding="utf-8"))["irregularities"]
     of_kind = [entry for entry in entries if entry["kind"] == kind]

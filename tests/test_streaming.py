@@ -225,18 +225,11 @@ def test_statistics_of_a_batch_that_does_not_fit_are_those_of_one_that_does(
 
 
 def test_a_batch_that_was_halved_is_in_the_ledger_and_changes_no_result(
-    make: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch, memory_of: Callable[[CausalLM, int], Any]
+    make: Callable[..., Experiment], short_memory: Callable[[int], None]
 ) -> None:
     (expected,) = run_all([make("method=nowag_p")], Workbench(), Reporter())
     shutil.rmtree("results")
-    plain = Workbench.model
-
-    def small(bench: Workbench, *others: Any) -> CausalLM:
-        model = plain(bench, *others)
-        memory_of(model, 150)
-        return model
-
-    monkeypatch.setattr(Workbench, "model", small)
+    short_memory(150)
     (outcome,) = run_all([make("method=nowag_p")], Workbench(), Reporter())
     assert outcome.record is not None
     assert expected.record is not None

@@ -110,7 +110,7 @@ def disk(trial: Trial) -> Iterator[Path]:
     """The results folder of the trial is a disk of its own."""
     trial.results.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", trial.results], capture_output=True)
-    if mounted.returncode:
+    if mounted.returncode:  # Nothing is left unproved without the privilege: see there.
         pytest.skip("only root can mount a small disk; tests/test_disk_full.py makes the same writes fail elsewhere")
     yield trial.results
     subprocess.run(["umount", "--lazy", trial.results], check=True)
