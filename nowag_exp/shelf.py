@@ -62,8 +62,10 @@ class StatisticsShelf:
                     diagonals = self._collect(model, ids, batch_size, needs, save_every, meter, tick)
                 cost = meter.stages["calibration"]
                 notes = {name: getattr(cost, name) for name in ("seconds", "peak_bytes", "peak_gpu_bytes")}
-                for kind in {needs, Needs.DIAGONAL}:
-                    self.store.save("statistics", self._key(kind), Stored(to_tensors(diagonals), notes))
+                self.store.save("statistics", self._key(needs), Stored(to_tensors(diagonals), notes))
+                # Second moments have the diagonals in them; those kept already cost what their own pass did.
+                if self.store.load("statistics", self._key(Needs.DIAGONAL), self.ledger) is None:
+                    self.store.save("statistics", self._key(Needs.DIAGONAL), Stored(to_tensors(diagonals), notes))
             else:
                 meter.stages["calibration"] = cost
             self.store.remove("walks", self._key(needs))

@@ -36,12 +36,23 @@ def body(arguments: list[str], folder: str, output: str, sabotage: Sabotage | No
         os.dup2(said, stream)
     from nowag_exp.cli import main
 
+    sweeps_of(Path(folder))
     if sabotage:
         sabotage()
     code = main(arguments)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def sweeps_of(folder: Path) -> None:
+    """Let the command find the sweeps of a folder instead of the package's."""
+    from nowag_exp import layout, sweep
+
+    def where(name: str, plain: Callable[[str], Path] = layout.folder) -> Path:
+        return folder / name if name == "sweeps" else plain(name)
+
+    layout.folder = sweep.folder = where
 
 
 class Moments:

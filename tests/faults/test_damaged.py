@@ -69,7 +69,10 @@ def test_a_record(damaged: Trial, judge: Judge, how: str) -> None:
     judge(damaged, f"record {how}", "after the sweep", outcome, finished)
 
 
-@pytest.mark.parametrize("kind", ["statistics", pytest.param("dense_states", marks=faults)])
+@pytest.mark.parametrize(
+    "kind",
+    ["statistics", *(pytest.param(kind, marks=faults) for kind in ("second_moments", "factors", "dense_states"))],
+)
 @pytest.mark.parametrize("how", FLIPPED_FIRST)
 def test_an_entry_of_the_store(damaged: Trial, judge: Judge, kind: str, how: str) -> None:
     path = min((damaged.results / "store" / kind).glob("*.safetensors"))

@@ -13,11 +13,18 @@ from safetensors import safe_open
 
 from tests.faults.child import Sabotage, body
 
+SIX_JOBS = """
+base: {model: tiny}
+axes:
+  - {method: nowag_p, method.pattern: "unstructured,2:4"}
+  - {method: "wanda,sparsegpt", method.pattern: "2:4"}
+  - {method: sparsegpt, method.pattern: "unstructured,2:4", method.propagate: dense}
+"""
+"""A sweep that reads and writes every kind of entry of the store."""
+
 SWEEP = [
     "sweep",
-    "demo",
-    "model=tiny",
-    "method=nowag_p,wanda,sparsegpt",  # Each unstructured and 2:4.
+    "six",
     "calibration=files",
     "calibration.path=cal.txt",
     "calibration.n_sequences=2",
@@ -29,7 +36,7 @@ SWEEP = [
     "checkpoint.save=true",
     "tracking=tensorboard",
 ]
-N_JOBS = 6
+N_JOBS, N_SPARSEGPT = 6, 3
 KEEP_ALL, KEEP_LITTLE = "runtime.save_every=0", "runtime.save_every=60"
 """Whether the state of a job is kept after each block, or nothing of a job that takes a second."""
 
@@ -185,4 +192,6 @@ def new_trial_in(folder: Path, context: Any) -> Trial:
     prose = "The aardvark digs at night and sleeps through the heat of the day; foxes and hyenas move into its holes. "
     (folder / "cal.txt").write_text(prose * 8, encoding="utf-8")
     (folder / "eval.txt").write_text(prose[::-1] * 8, encoding="utf-8")
+    (folder / "sweeps").mkdir()
+    (folder / "sweeps" / "six.yaml").write_text(SIX_JOBS, encoding="utf-8")
     return Trial(folder, context)
