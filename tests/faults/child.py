@@ -31,6 +31,7 @@ def body(arguments: list[str], folder: str, output: str, sabotage: Sabotage | No
     os.setsid()  # Ctrl-C in the terminal of the tests is not for it.
     os.chdir(folder)
     os.environ["NOWAG_EXP_CACHE"] = str(Path(folder) / "cache")
+    os.environ.update(PIP_NO_INDEX="1", PIP_FIND_LINKS=str(Path(folder) / "index"))  # Instead of PyPI.
     said = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(said, stream)

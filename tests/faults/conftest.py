@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Any
 import pytest
 from tabulate import tabulate
 
-from tests.faults.child import PRELOADED, at_boundaries, at_changes
-from tests.faults.trial import KEEP_ALL, KEEP_LITTLE, Trial, Whole, new_trial_in, note
+from tests.faults.child import PRELOADED
+from tests.faults.trial import Trial, Whole, note, run_whole
 
 
 @pytest.fixture(scope="session")
@@ -24,14 +23,20 @@ def processes() -> Any:
     return context
 
 
+@pytest.fixture(scope="session")
+def trial_in(processes: Any) -> Callable[[Path], Trial]:
+    """Makes an empty trial of the sweep in a folder."""
+    return partial(Trial, context=processes)
+
+
 @pytest.fixture
-def new_trial(tmp_path: Path, processes: Any) -> Iterator[Callable[[], Trial]]:
+def new_trial(tmp_path: Path, trial_in: Callable[[Path], Trial]) -> Iterator[Callable[[], Trial]]:
     """Makes an empty one; the one before is removed."""
     folder = tmp_path / "trial"
 
     def _new_trial() -> Trial:
         shutil.rmtree(folder, ignore_errors=True)
-        return new_trial_in(folder, processes)
+        return trial_in(folder)
 
     yield _new_trial
     shutil.rmtree(folder, ignore_errors=True)
@@ -44,28 +49,14 @@ def trial(new_trial: Callable[[], Trial]) -> Trial:
 
 
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory: pytest.TempPathFactory, processes: Any) -> Whole:
-    """Run the sweep without a fault, once to count its moments, once for its time."""
-    folder = tmp_path_factory.mktemp("whole")
-    found: dict[str, list[str]] = {}
-    for name, count in (("boundaries", at_boundaries), ("changes", at_changes)):
-        counted = new_trial_in(folder / name, processes)
-        ended = counted.run(KEEP_ALL, sabotage=partial(count, folder / f"{name}.txt", None))
-        assert ended.code == 0, ended.said
-        found[name] = (folder / f"{name}.txt").read_text(encoding="utf-8").splitlines()
-    plain = new_trial_in(folder / "plain", processes)
-    started = time.monotonic()
-    ended = plain.run(KEEP_LITTLE)
-    seconds = time.monotonic() - started
-    assert ended.code == 0, ended.said
-    assert plain.state() == counted.state(), "what is kept on the way changes nothing"
-    n_bytes = sum(path.stat().st_blocks * 512 for path in plain.results.rglob("*"))
-    return Whole(plain.state(), seconds, n_bytes, found["boundaries"], found["changes"])
+def whole(tmp_path_factory: pytest.TempPathFactory, trial_in: Callable[[Path], Trial]) -> Whole:
+    """The sweep without a fault."""
+    return run_whole(tmp_path_factory.mktemp("whole"), trial_in)
 
 
 @pytest.fixture
 def judge(whole: Whole, record_property: Callable[[str, object], None]) -> Callable[..., None]:
-    """Holds a trial that has ended against the whole sweep, and writes down how it ended."""
+    """Holds a trial that has ended against the whole run, and writes down how it ended."""
 
     def _judge(
         trial: Trial, fault: str, moment: str, outcome: str, finished: dict[str, tuple[int, int]] | None = None

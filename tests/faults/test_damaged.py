@@ -8,31 +8,19 @@ from pathlib import Path
 import pytest
 
 from nowag_exp.cli import main
-from tests.faults.trial import KEEP_ALL, Trial, Whole, new_trial_in, note
+from tests.faults.trial import HOWS, KEEP_ALL, Trial, Whole, damage, note
 
 faults = pytest.mark.faults
 Judge = Callable[..., None]
-HOWS = ["flipped", "truncated", "deleted"]
-FLIPPED_FIRST = ["flipped", *(pytest.param(how, marks=faults) for how in ("truncated", "deleted"))]
+FLIPPED_FIRST = [HOWS[0], *(pytest.param(how, marks=faults) for how in HOWS[1:])]
 """The short form flips a byte."""
-
-
-def damage(path: Path, how: str) -> None:
-    """What a bad disk or a careless hand does to a file."""
-    content = path.read_bytes()
-    path.unlink()
-    if how == "flipped":
-        middle = len(content) // 2
-        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
-    elif how == "truncated":
-        path.write_bytes(content[: len(content) // 2])
 
 
 @pytest.fixture(scope="module")
 def complete(tmp_path_factory: pytest.TempPathFactory, whole: Whole, processes: object) -> Iterator[Path]:
     """The folder of a sweep that has ended; trials start from a copy of it."""
     folder = tmp_path_factory.mktemp("complete") / "trial"
-    ended = new_trial_in(folder, processes).run(KEEP_ALL)
+    ended = Trial(folder, processes).run(KEEP_ALL)
     assert ended.code == 0, ended.said
     yield folder
     shutil.rmtree(folder)

@@ -4,43 +4,19 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable
-from functools import partial
 from random import Random
 
 import pytest
 
 from tests.faults.child import at_boundaries, at_changes
+from tests.faults.killing import Judge, NewTrial, first_changes, kill_at
 from tests.faults.trial import KEEP_ALL, KEEP_LITTLE, Trial, Whole
 
 N_RANDOM, N_RANDOM_SHORT = 50, 2
 SHARES = 12
 """Tests that the boundaries and changes are divided among, so that they run side by side."""
 
-CHANGES = {
-    "os.rename": "rename",
-    "os.remove": "removal",
-    "os.mkdir": "new folder",
-    "os.rmdir": "removal",
-    "open": "write",
-}
-
 faults = pytest.mark.faults
-Judge = Callable[..., None]
-NewTrial = Callable[[], Trial]
-
-
-def kill_at(
-    trial: Trial, judge: Judge, counting: Callable[..., None], number: int, moment: str, fault: str, keep: str
-) -> None:
-    """Kill a sweep at a moment, run it again, and hold it against the one left alone."""
-    sabotage = partial(counting, trial.folder / "moments.txt", number)
-    ended = trial.run(keep, sabotage=sabotage)
-    assert ended.code == -signal.SIGKILL, ended.said
-    finished = trial.finished()
-    again = trial.run(keep)
-    assert again.code == 0, again.said
-    judge(trial, fault, moment, "continues", finished)
 
 
 @pytest.mark.parametrize("share", [pytest.param(share, marks=faults) for share in range(SHARES)])
@@ -52,13 +28,7 @@ def test_killed_at_every_boundary_between_stages(new_trial: NewTrial, judge: Jud
 
 @pytest.mark.parametrize("share", [pytest.param(share, marks=faults) for share in range(SHARES)])
 def test_killed_before_every_change_of_a_file(new_trial: NewTrial, judge: Judge, whole: Whole, share: int) -> None:
-    """The first of each kind of change: what comes later differs in the job alone."""
-    kinds: dict[str, int] = {}
-    for number, change in enumerate(whole.changes):
-        kinds.setdefault(re.sub(r"[0-9a-f]{16}|\d+@\S+|\w{8}(?=\.tmp)|\d+", "*", change), number)
-    for kind, number in list(kinds.items())[share::SHARES]:
-        what, _, path = kind.partition(" ")
-        moment = f"{CHANGES[what]} in {'/'.join(path.split('/')[:2])}"
+    for number, moment in first_changes(whole)[share::SHARES]:
         kill_at(new_trial(), judge, at_changes, number, moment, "SIGKILL before a change", KEEP_ALL)
 
 

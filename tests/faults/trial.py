@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from filelock import FileLock, Timeout
 from safetensors import safe_open
 
-from tests.faults.child import Sabotage, body
+from tests.faults.child import Sabotage, at_boundaries, at_changes, body
 
 SIX_JOBS = """
 base: {model: tiny}
@@ -40,6 +42,9 @@ N_JOBS, N_SPARSEGPT = 6, 3
 KEEP_ALL, KEEP_LITTLE = "runtime.save_every=0", "runtime.save_every=60"
 """Whether the state of a job is kept after each block, or nothing of a job that takes a second."""
 
+HOWS = ("flipped", "truncated", "deleted")
+"""What :func:`damage` can do."""
+
 COSTS = {"seconds", "peak_bytes", "peak_gpu_bytes"}
 """What a store entry notes of the run that made it."""
 
@@ -56,25 +61,33 @@ class Ended:
 
 
 class Trial:
-    """A folder with texts, a cache and results of its own, in which the command is run again and again."""
+    """A folder with texts, a cache and results of its own, in which a command is run again and again.
 
-    def __init__(self, folder: Path, context: Any) -> None:
-        self.folder, self._context = folder, context
+    Args:
+        folder: is made if it is not there.
+        context: starts processes.
+        command: of nowag-exp.
+    """
+
+    def __init__(self, folder: Path, context: Any, command: list[str] = SWEEP) -> None:
+        if not folder.exists():
+            _fill(folder)
+        self.folder, self._context, self._command = folder, context, command
         self.cache, self.results = folder / "cache", folder / "results"
         self._n_runs = 0
 
     def start(self, *overrides: str, sabotage: Sabotage | None = None) -> "Running":
-        """Begin the sweep in a process."""
+        """Begin the command in a process."""
         self._n_runs += 1
         output = self.folder / f"said{self._n_runs}.txt"
         process = self._context.Process(
-            target=body, args=([*SWEEP, *overrides], str(self.folder), str(output), sabotage)
+            target=body, args=([*self._command, *overrides], str(self.folder), str(output), sabotage)
         )
         process.start()
         return Running(process, output)
 
     def run(self, *overrides: str, sabotage: Sabotage | None = None) -> Ended:
-        """Run the sweep to its end, or that of its process."""
+        """Run the command to its end, or that of its process."""
         return self.start(*overrides, sabotage=sabotage).wait()
 
     def finished(self) -> dict[str, tuple[int, int]]:
@@ -138,6 +151,14 @@ class Running:
         return Ended(self.process.exitcode, self.output.read_text(encoding="utf-8"))
 
 
+def _fill(folder: Path) -> None:
+    (folder / "sweeps").mkdir(parents=True)
+    (folder / "sweeps" / "six.yaml").write_text(SIX_JOBS, encoding="utf-8")
+    prose = "The aardvark digs at night and sleeps through the heat of the day; foxes and hyenas move into its holes. "
+    (folder / "cal.txt").write_text(prose * 8, encoding="utf-8")
+    (folder / "eval.txt").write_text(prose[::-1] * 8, encoding="utf-8")
+
+
 def _digest(path: Path) -> str:
     if path.is_dir():
         return "a folder that should be gone"
@@ -164,7 +185,7 @@ def _without_seconds(path: Path) -> bytes:
 
 @dataclass
 class Whole:
-    """The sweep that nothing happened to.
+    """The run that nothing happened to.
 
     Attributes:
         state: of its files.
@@ -181,17 +202,35 @@ class Whole:
     changes: list[str] = field(default_factory=list)
 
 
+def run_whole(folder: Path, trial_in: Callable[[Path], Trial]) -> Whole:
+    """Run the command without a fault, twice to count its moments, once for its time."""
+    found: dict[str, list[str]] = {}
+    for name, count in (("boundaries", at_boundaries), ("changes", at_changes)):
+        counted = trial_in(folder / name)
+        ended = counted.run(KEEP_ALL, sabotage=partial(count, folder / f"{name}.txt", None))
+        assert ended.code == 0, ended.said
+        found[name] = (folder / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    plain = trial_in(folder / "plain")
+    started = time.monotonic()
+    ended = plain.run(KEEP_LITTLE)
+    seconds = time.monotonic() - started
+    assert ended.code == 0, ended.said
+    assert plain.state() == counted.state(), "what is kept on the way changes nothing"
+    n_bytes = sum(path.stat().st_blocks * 512 for path in plain.results.rglob("*"))
+    return Whole(plain.state(), seconds, n_bytes, found["boundaries"], found["changes"])
+
+
+def damage(path: Path, how: str) -> None:
+    """What a bad disk or a careless hand does to a file."""
+    content = path.read_bytes()
+    path.unlink()
+    if how == "flipped":
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    elif how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+
+
 def note(record_property: Callable[[str, object], None], fault: str, moment: str, outcome: str, lost: int = 0) -> None:
     """Write down a trial for the table at the end."""
     record_property("fault", json.dumps([fault, moment, outcome, lost]))
-
-
-def new_trial_in(folder: Path, context: Any) -> Trial:
-    """An empty one."""
-    folder.mkdir(parents=True)
-    prose = "The aardvark digs at night and sleeps through the heat of the day; foxes and hyenas move into its holes. "
-    (folder / "cal.txt").write_text(prose * 8, encoding="utf-8")
-    (folder / "eval.txt").write_text(prose[::-1] * 8, encoding="utf-8")
-    (folder / "sweeps").mkdir()
-    (folder / "sweeps" / "six.yaml").write_text(SIX_JOBS, encoding="utf-8")
-    return Trial(folder, context)
