@@ -1,20 +1,25 @@
 """Hundreds of experiments in one sweep, thousands of records in one table: ``make test-slow``."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from nowag_exp.calibration import CompressedLinear
 from nowag_exp.cli import main
 from nowag_exp.records.record import RunRecord, save_record
 
 pytestmark = pytest.mark.slow
 
 N_EXPERIMENTS, WARM = 500, 50
+N_METHODS = 50
 
 PROGRAM = """
 import json, sys
@@ -65,16 +70,27 @@ def test_five_hundred_experiments_leave_the_driver_as_large_as_fifty(workplace: 
 def test_the_table_of_twenty_times_as_many_records_takes_not_much_more_than_twenty_times_as_long(
     workplace: Path, make_record: Callable[..., RunRecord], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Records as large as those of Llama-2-7B: 224 linears, 166 windows."""
+    name = "model.layers.{}.self_attn.{}_proj"
+    linears = [
+        CompressedLinear(name.format(block, part), (4096, 4096), 8_388_608, "sparse", 150_994_944, 1 / (1 + block))
+        for block in range(32)
+        for part in "qkvogud"
+    ]
     seconds = []
     for n in (1, 500, 10_000):  # The first imports what a table needs.
         results = workplace / str(n)
         for number in range(n):
-            losses = [2 + number / n, 3.0, 2.5 + number % 7]
-            save_record(results, make_record(f"{number:016x}", f"method{number % 50}", losses, seed=number // 50))
+            losses = [2 + number / n, 3.0, *(2.5 + number % 7 + window / 3000 for window in range(164))]
+            record = make_record(f"{number:016x}", f"method{number % N_METHODS}", losses, seed=number // N_METHODS)
+            save_record(results, replace(record, compression=replace(record.compression, linears=linears)))
         started = time.monotonic()
         assert main(["table", f"paths.results={results}"]) == 0
         seconds.append(time.monotonic() - started)
-        assert "method0" in capsys.readouterr().out
+        assert len(re.findall(r"^method\d+ .*", capsys.readouterr().out, re.MULTILINE)) == min(n, N_METHODS), (
+            "a row each"
+        )
+        shutil.rmtree(results)
     with capsys.disabled():
         print(f"\ntables of 500 and 10,000 records: {seconds[1]:.1f} and {seconds[2]:.1f} s")
     assert seconds[2] < 1.5 * 20 * seconds[1]
