@@ -1,5 +1,7 @@
 """Other processes, the disk, the clock, the tracker and memory: what they do to a sweep, it survives or says."""
 
+import json
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +14,7 @@ import psutil
 import pytest
 
 from tests.faults.child import at_boundaries, clock_set_back, memory_ends, tracker_fails, tracker_hangs
-from tests.faults.trial import KEEP_ALL, KEEP_LITTLE, N_JOBS, N_SPARSEGPT, Trial, Whole
+from tests.faults.trial import KEEP_ALL, KEEP_LITTLE, N_JOBS, N_SPARSEGPT, Running, Trial, Whole
 
 faults = pytest.mark.faults
 Judge = Callable[..., None]
@@ -79,13 +81,8 @@ def test_a_worker_is_killed_in_the_middle_of_its_job(
     trial: Trial, judge: Judge, executor: list[str], code: int, outcome: str
 ) -> None:
     running = trial.start(KEEP_ALL, *executor)
-    worker = None
-    while worker is None and running.process.is_alive():
-        if list((trial.results / "store" / "unfinished").glob("*/block-*.safetensors")):
-            worker = worker_of(running.process.pid)
-        time.sleep(0.005)
-    assert worker is not None, running.wait().said
-    worker.kill()  # It has further blocks to do, and a checkpoint to write.
+    wait_for_a_block(trial, running)
+    worker_of(running.process.pid).kill()  # It has further blocks to do, and a checkpoint to write.
     ended = running.wait()
     assert ended.code == code, ended.said
     assert ended.said.count("killed (SIGKILL), by the system if memory ran out") == (2 if code else 0), "and at the end"
@@ -95,14 +92,46 @@ def test_a_worker_is_killed_in_the_middle_of_its_job(
     judge(trial, f"worker of {executor[0].partition('=')[2]} SIGKILLed", "in a job", outcome, finished)
 
 
-def worker_of(driver: int) -> psutil.Process | None:
-    """The process that does the driver's present job."""
-    for process in psutil.Process(driver).children(recursive=True):
+def wait_for_a_block(trial: Trial, running: Running) -> None:
+    """Until a job is in the middle of its blocks."""
+    while not list((trial.results / "store" / "unfinished").glob("*/block-*.safetensors")):
+        assert running.process.is_alive(), running.wait().said
+        time.sleep(0.005)
+
+
+def worker_of(starter: int) -> psutil.Process:
+    """The process that does the present job, of those that another one started."""
+    for process in psutil.Process(starter).children(recursive=True):
         with suppress(psutil.Error):
             command = " ".join(process.cmdline())
             if "nowag_exp.execution.worker" in command or command.startswith("ray::run_job"):
                 return process
-    return None
+    raise AssertionError("nobody does the job")
+
+
+@faults
+def test_a_node_of_the_cluster_is_lost_in_the_middle_of_its_job(trial: Trial, judge: Judge) -> None:
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=1)
+        running = trial.start(KEEP_ALL, "executor=ray", f"executor.address='{cluster.address}'")
+        wait_for_a_block(trial, running)
+        raylet = worker_of(os.getpid()).parent()
+        for process in [raylet, *raylet.children(recursive=True)]:  # Without power, all of it ends at once.
+            process.kill()
+        cluster.add_node(num_cpus=1)
+        ended = running.wait()
+    finally:
+        cluster.shutdown()
+    assert ended.code == 0, ended.said
+    records = [json.loads(path.read_bytes()) for path in (trial.results / "runs").glob("*.json")]
+    assert sum(record["costs"]["resumed"] for record in records) == 1, "what the lost node had done is taken over"
+    finished = trial.finished()
+    again = trial.run(KEEP_ALL)
+    assert again.code == 0, again.said
+    judge(trial, "node of a Ray cluster lost", "in a job", "another takes its job over where it stopped", finished)
 
 
 @pytest.fixture
