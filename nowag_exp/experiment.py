@@ -22,7 +22,7 @@ from nowag_exp.methods import Needs
 from nowag_exp.models import Architecture, CausalLM, ModelSource, is_whole, linear_shapes
 from nowag_exp.ops.kernels.choice import use
 from nowag_exp.progress import Reporter
-from nowag_exp.records.items import items_path, save_items
+from nowag_exp.records.items import items_path, require_items, save_items
 from nowag_exp.records.provenance import PACKAGE, CostMeter, git_state, provenance
 from nowag_exp.records.record import (
     SCHEMA_VERSION,
@@ -170,7 +170,11 @@ def check(experiment: Experiment, bench: Workbench) -> None:
 
 
 def recorded(experiment: Experiment) -> RunRecord | None:
-    """The record of an equal experiment, if there is one with its items, and its checkpoint if one is asked for."""
+    """The record of an equal experiment, if there is one with its items, and its checkpoint if one is asked for.
+
+    Raises:
+        RequestError: if the record or its items are damaged.
+    """
     path, items = (of(experiment.paths.folder, experiment.fingerprint) for of in (record_path, items_path))
     if not path.exists() or (experiment.evaluation.zero_shot and not items.is_file()):
         return None
@@ -179,6 +183,8 @@ def recorded(experiment: Experiment) -> RunRecord | None:
     record = load_record(path)
     if record.fingerprint != experiment.fingerprint:
         raise RequestError(f"{path}: is the record of {record.fingerprint}, under another name; remove it")
+    if experiment.evaluation.zero_shot:
+        require_items(experiment.paths.folder, record)
     return record
 
 

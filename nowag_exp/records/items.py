@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from nowag_exp.errors import RequestError
-from nowag_exp.files import atomic_write
+from nowag_exp.files import atomic_write, sha256_file
 
 if TYPE_CHECKING:
     from nowag_exp.records.record import RunRecord
@@ -45,25 +45,35 @@ def save_items(results: Path, fingerprint: str, items: pd.DataFrame) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def require_items(results: Path, record: "RunRecord") -> None:
+    """Check that the items of a record are what it was written with.
+
+    Raises:
+        RequestError: if they are not, or their file is missing.
+    """
+    path = items_path(results, record.fingerprint)
+    try:
+        found = sha256_file(path)
+    except OSError as error:
+        raise RequestError(
+            f"{path}: cannot be read ({error.strerror}), so its record cannot be compared item by item; remove "
+            f"{record.fingerprint}.json beside it and run its experiment again"
+        ) from error
+    if found != record.items_sha256:
+        raise RequestError(f"{path}: is not what its record was written with; remove both and run the experiment again")
+
+
 def load_items(results: Path, record: "RunRecord") -> pd.DataFrame:
     """The items of a record.
 
     Raises:
-        RequestError: if the file is missing, or is not the one that the record was written with.
+        RequestError: as :func:`require_items`.
     """
-    assert record.items_sha256 is not None
+    require_items(results, record)
     return _load(items_path(results, record.fingerprint), record.items_sha256)
 
 
 @functools.lru_cache(maxsize=64)
 def _load(path: Path, sha256: str) -> pd.DataFrame:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise RequestError(
-            f"{path}: cannot be read ({error.strerror}), so its record cannot be compared item by item; remove "
-            f"{path.name.split('.')[0]}.json beside it and run its experiment again"
-        ) from error
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise RequestError(f"{path}: is not what its record was written with; remove both and run the experiment again")
-    return from_parquet(content)
+    """Read once for each content that the file has had."""
+    return from_parquet(path.read_bytes())

@@ -18,6 +18,7 @@ PRELOADED = (
     "nowag_exp.records.wide",
     "transformers.models.llama.modeling_llama",
     "torch.utils.tensorboard",
+    "lm_eval.api.model",
     "tests.faults.child",
 )
 """What each trial would import otherwise."""

@@ -5,6 +5,7 @@ import hashlib
 import json
 import zipfile
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import gguf
@@ -14,7 +15,13 @@ from nowag_exp.text.wiki_sample import clean_articles
 
 WIDTH, MLP_WIDTH, N_BLOCKS, N_HEADS = 32, 64, 2, 4
 
-PARAGRAPH = "The aardvark digs at night and sleeps through the heat of the day; foxes move into its holes. "
+NOUNS = ("river", "house", "garden", "letter", "window", "machine", "station", "teacher", "mountain", "village")
+VERBS = ("carries", "follows", "measures", "repairs", "describes", "answers")
+KINDS = ("small", "green", "quiet", "heavy", "broken", "northern", "wooden")
+
+
+TEXTS = ("calibration", "evaluation.wiki_sample", "evaluation.wiki_zero_shot")
+"""Parts of the experiment that read the packaged articles."""
 
 
 def command_on_wheels(index: Path) -> list[str]:
@@ -33,13 +40,12 @@ def command_on_wheels(index: Path) -> list[str]:
         "model=smollm2_135m",
         "model.context_length=64",
         *(f"model.{key}={value}" for key, value in model.items()),
-        *(
-            f"{where}.{key}={value}"
-            for where in ("calibration", "evaluation.wiki_sample")
-            for key, value in text.items()
-        ),
+        "evaluation=[wiki_sample,wiki_zero_shot]",
+        *(f"{where}.{key}={value}" for where in TEXTS for key, value in text.items()),
         "calibration.n_sequences=2",
         "evaluation.wiki_sample.n_windows=2",
+        "evaluation.wiki_zero_shot.tasks=[wiki_word_order]",
+        "evaluation.wiki_zero_shot.limit=3",
         "runtime.threads=1",
     ]
 
@@ -107,11 +113,20 @@ def gguf_bytes(path: Path) -> bytes:
 
 
 def dump_of(n_articles: int) -> str:
-    """A MediaWiki export."""
-    text = f"{PARAGRAPH * 2}\n\n{PARAGRAPH[::-1] * 2}"
-    pages = "".join(
-        f"<page><title>{number}</title><revision><text>{text}</text></revision></page>" for number in range(n_articles)
-    )
+    """A MediaWiki export, of sentences that questions can be made of."""
+    draw = Random(0)
+
+    def sentence() -> str:
+        first, second = draw.sample(NOUNS, 2)
+        return (
+            f"The {draw.choice(KINDS)} {first} of the {second} {draw.choice(VERBS)} each {draw.choice(KINDS)} {first}."
+        )
+
+    def page(number: int) -> str:
+        text = "\n\n".join(" ".join(sentence() for _ in range(4)) for _ in range(3))
+        return f"<page><title>{number}</title><revision><text>{text}</text></revision></page>"
+
+    pages = "".join(map(page, range(n_articles)))
     return f'<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/">{pages}</mediawiki>'
 
 

@@ -77,3 +77,20 @@ def test_a_cleaned_text(trial: Trial, judge: Judge, how: str) -> None:
     assert again.code == 0, again.said
     assert (f"{path.parent} is damaged: making it again") in again.said
     judge(trial, f"cleaned text {how}", "after the run", "made again, and says so")
+
+
+@pytest.mark.parametrize("how", [pytest.param(how, marks=faults) for how in HOWS])
+def test_the_items_of_a_record(trial: Trial, judge: Judge, how: str) -> None:
+    assert trial.run(KEEP_ALL).code == 0
+    (path,) = trial.results.glob("runs/*.items.parquet")
+    damage(path, how)
+    outcome = "made again"
+    if how != "deleted":
+        refused = trial.run(KEEP_ALL)
+        assert refused.code == 2
+        assert f"{path.name}: is not what its record was written with; remove both" in refused.said
+        path.unlink()
+        outcome = "refused by name; removed, they are made again"
+    again = trial.run(KEEP_ALL)
+    assert again.code == 0, again.said
+    judge(trial, f"zero-shot items {how}", "after the run", outcome)
