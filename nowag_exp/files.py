@@ -142,7 +142,7 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 @contextmanager
 def atomic_write(path: Path, n_bytes: int | None = None) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; rename it to ``path`` only if the body ends well.
+    """Give a path to write to; rename the file there to ``path`` only if the body ends well.
 
     A reader sees the old file or the whole new one, also after a power cut (the file is fsynced before the rename).
 
@@ -161,19 +161,19 @@ def atomic_write(path: Path, n_bytes: int | None = None) -> Iterator[Path]:
 def _atomic_write(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_left_behind(path)
+    # A folder, as the writer may have a temporary file of its own beside the one it is given: safetensors does.
     prefix = f".{path.name}.{os.getpid()}@{socket.gethostname()}."
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix, suffix=".tmp"))
+    temporary = folder / path.name
     try:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        # mkstemp makes private files; results are shared like any other file of the user's.
+        # safetensors makes private files; results are shared like any other file of the user's.
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_left_behind(path: Path) -> None:
@@ -181,7 +181,7 @@ def _remove_left_behind(path: Path) -> None:
     for left_behind in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         owner = re.fullmatch(r"(\d+)@(.+)\.\w+\.tmp", left_behind.name.removeprefix(f".{path.name}."))
         if owner and owner[2] == socket.gethostname() and not _is_running(int(owner[1])):
-            left_behind.unlink(missing_ok=True)
+            shutil.rmtree(left_behind, ignore_errors=True)
 
 
 def _is_running(process: int) -> bool:
