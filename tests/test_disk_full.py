@@ -3,7 +3,6 @@
 import json
 import os
 import resource
-import subprocess
 from collections import namedtuple
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from nowag_exp.ledger import Ledger
 from nowag_exp.progress import Reporter
 from nowag_exp.records.store import Store, Stored
 from nowag_exp.runner import Outcome
+from tests.small_disk import remount, small_disk
 
 CHECKPOINT = 244_000
 """Bytes of the tiny model's tensors, pruned by half; no file in the store is as large."""
@@ -41,23 +41,9 @@ def largest_file(n_bytes: int) -> Iterator[None]:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of its own; ``resize`` gives it its size.
-
-    Mounting one takes a privilege that few have. Without it nothing is left unproved: ``largest_file`` makes the same
-    writes fail on any machine; a real disk shows besides that the error's number and the free bytes are the system's.
-    """
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("only root can mount a small disk")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
-
-
-def resize(disk: Path, n_bytes: int) -> None:
-    subprocess.run(["mount", "-o", f"remount,size={n_bytes}", disk], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk") as folder:
+        yield folder
 
 
 @pytest.fixture
@@ -115,24 +101,24 @@ def test_a_checkpoint_that_a_file_cannot_hold_fails_its_job_and_is_finished_by_t
     ids=["checkpoint", "store"],
 )
 def test_a_full_disk_fails_one_job_and_leaves_what_was_kept(
-    run, small_disk: Path, workplace: Path, size: int, overrides: list[str], where: str
+    run, disk: Path, workplace: Path, size: int, overrides: list[str], where: str
 ) -> None:
-    resize(small_disk, size)
-    failed = run(small_disk, *overrides)
+    remount(disk, f"size={size}")
+    failed = run(disk, *overrides)
     assert failed.record is None
-    assert failed.failure.startswith(str(small_disk.parent / where)), failed.failure
+    assert failed.failure.startswith(str(disk.parent / where)), failed.failure
     assert "No space left on device: it needs 0." in failed.failure
-    assert list((small_disk / "store").rglob("*.safetensors")), "found while it worked, not before"
-    assert left_over(small_disk) == []
+    assert list((disk / "store").rglob("*.safetensors")), "found while it worked, not before"
+    assert left_over(disk) == []
     ledger = Ledger()
-    store = Store(small_disk / "store")
-    for path in (small_disk / "store").rglob("*.safetensors"):
+    store = Store(disk / "store")
+    for path in (disk / "store").rglob("*.safetensors"):
         assert store.load(str(path.parent.relative_to(store.root)), path.stem, ledger) is not None
     assert ledger.entries == []
-    resize(small_disk, 10_000_000)
-    assert run(small_disk, *overrides).record
+    remount(disk, "size=10M")
+    assert run(disk, *overrides).record
     assert run(workplace / "whole", *overrides).record
-    assert content(small_disk) == content(workplace / "whole")
+    assert content(disk) == content(workplace / "whole")
 
 
 def test_a_disk_without_room_for_the_checkpoint_is_found_before_any_work(
@@ -148,14 +134,14 @@ def test_a_disk_without_room_for_the_checkpoint_is_found_before_any_work(
 
 
 def test_even_where_not_a_line_can_be_written_the_command_ends_with_one(
-    small_disk: Path, workplace: Path, tiny_run: list[str], capfd: pytest.CaptureFixture[str]
+    disk: Path, workplace: Path, tiny_run: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Logs are on the disk that is full, and logging prints tracebacks of its own when it cannot write."""
     for folder in ("logs", "runs/.locks"):
-        (small_disk / folder).mkdir(parents=True)
+        (disk / folder).mkdir(parents=True)
     with pytest.raises(OSError, match="No space left"):
-        (small_disk / "filler").write_bytes(bytes(100_000))
-    assert main(["run", *tiny_run, "method=magnitude", f"paths.results={small_disk}"]) == 1
+        (disk / "filler").write_bytes(bytes(100_000))
+    assert main(["run", *tiny_run, "method=magnitude", f"paths.results={disk}"]) == 1
     said = capfd.readouterr().err
     assert "No space left on device" in said
     assert "Traceback" not in said

@@ -23,7 +23,7 @@ def first_changes(whole: Whole) -> list[tuple[int, str]]:
     """The first of each kind of change of a file, and where it is: what comes later differs in the job alone."""
     kinds: dict[str, int] = {}
     for number, change in enumerate(whole.changes):
-        kinds.setdefault(re.sub(r"[0-9a-f]{16}|\d+@\S+|\w{8}(?=\.tmp|/|$)|\d+", "*", change), number)
+        kinds.setdefault(re.sub(r"[0-9a-f]{16}|\d+@\S+|\w{8}(?=\.tmp)|(?<=\.wheel\.)\w{8}|\d+", "*", change), number)
     found = []
     for kind, number in kinds.items():
         what, _, path = kind.partition(" ")

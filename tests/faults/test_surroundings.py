@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,6 +14,7 @@ import pytest
 
 from tests.faults.child import at_boundaries, clock_set_back, memory_ends, tracker_fails, tracker_hangs
 from tests.faults.trial import KEEP_ALL, KEEP_LITTLE, N_JOBS, N_SPARSEGPT, Running, Trial, Whole
+from tests.small_disk import remount, small_disk
 
 faults = pytest.mark.faults
 Judge = Callable[..., None]
@@ -137,16 +137,8 @@ def test_a_node_of_the_cluster_is_lost_in_the_middle_of_its_job(trial: Trial, ju
 @pytest.fixture
 def disk(trial: Trial) -> Iterator[Path]:
     """The results folder of the trial is a disk of its own."""
-    trial.results.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", trial.results], capture_output=True)
-    if mounted.returncode:  # Nothing is left unproved without the privilege: see there.
-        pytest.skip("only root can mount a small disk; tests/test_disk_full.py makes the same writes fail elsewhere")
-    yield trial.results
-    subprocess.run(["umount", "--lazy", trial.results], check=True)
-
-
-def remount(disk: Path, how: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{how}", disk], check=True)
+    with small_disk(trial.results) as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=faults) for seed in range(1, 10))])

@@ -13,6 +13,9 @@ import pytest
 from filelock import FileLock, Timeout
 from safetensors import safe_open
 
+from nowag_exp.records.record import load_record
+from nowag_exp.tracking.outbox import is_sent
+from nowag_exp.tracking.tensorboard import TensorBoardTracking
 from tests.faults.child import Sabotage, at_boundaries, at_changes, body
 
 SIX_JOBS = """
@@ -162,16 +165,36 @@ def _fill(folder: Path) -> None:
 def _digest(path: Path) -> str:
     if path.is_dir():
         return "a folder that should be gone"
-    if "tfevents" in path.name or path.suffix == ".log" or "tracked" in path.parts:
-        return "has times"  # And receipts hold the hash of a record, which has.
+    if path.suffix == ".log":
+        return "has times"
     content = path.read_bytes()
-    if path.parent.name == "runs" and path.suffix == ".json":
+    if "tfevents" in path.name:
+        content = _events(path)
+    elif "tracked" in path.parts:
+        content = _receipt(path)
+    elif path.parent.name == "runs" and path.suffix == ".json":
         record = json.loads(content)
         del record["costs"], record["checksum"], record["config"]["runtime"]["save_every"]
         content = json.dumps(record).encode()
     elif "store" in path.parts and path.suffix == ".safetensors":
         content = _without_seconds(path)
     return hashlib.sha256(content).hexdigest()
+
+
+def _events(path: Path) -> bytes:
+    """What was sent to TensorBoard: all numbers but costs, and that there are texts, which tell times too."""
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+    values = [value for event in LegacyEventFileLoader(str(path)).Load() for value in event.summary.value]
+    told = [(value.tag, value.simple_value) for value in values if not value.tag.startswith("costs/")]
+    return json.dumps(told).encode()
+
+
+def _receipt(path: Path) -> bytes:
+    """What it was sent under, and whether that was the record as it is now; the hash in it covers times."""
+    record = load_record(path.parents[2] / "runs" / path.name)
+    sent = is_sent(TensorBoardTracking(group=None), record, path.parents[2])
+    return json.dumps([json.loads(path.read_bytes())["group"], sent]).encode()
 
 
 def _without_seconds(path: Path) -> bytes:

@@ -1,4 +1,7 @@
 import multiprocessing
+import os
+import signal
+import sys
 import time
 from pathlib import Path
 
@@ -33,6 +36,19 @@ def test_a_mapped_entry_stays_what_it_was_when_it_is_replaced_or_removed(store: 
     store.remove("statistics", "k")
     assert mapped is not None
     assert all(torch.equal(mapped.tensors[name], tensor) for name, tensor in ENTRY.tensors.items())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere what is mapped need not follow the file; it may")
+def test_only_a_mapped_entry_stays_in_its_file(store: Store) -> None:
+    store.save("statistics", "k", Stored({"a": torch.ones(4096)}, {}))
+    mapped, read = (store.load("statistics", "k", Ledger(), mapped=mapped) for mapped in (True, False))
+    assert mapped is not None
+    assert read is not None
+    with store.path("statistics", "k").open("r+b") as file:  # As nobody does: entries are replaced whole.
+        file.seek(-4096 * 4, os.SEEK_END)
+        file.write(bytes(4096 * 4))
+    assert mapped.tensors["a"].sum() == 0
+    assert read.tensors["a"].sum() == 4096
 
 
 def test_a_missing_entry_is_none_and_not_irregular(store: Store) -> None:
@@ -84,6 +100,25 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path: Pat
         interrupted()
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def _write_half_and_die(path: Path) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text("half")
+        (temporary.parent / ".tmpRbQmBJ").write_text("safetensors writes to a file of its own before it renames it")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_what_a_killed_process_was_writing_is_removed_by_who_writes_it_next(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=_write_half_and_die, args=(tmp_path / "file",))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert [entry.name == "file" for entry in tmp_path.iterdir()] == [False]
+    with atomic_write(tmp_path / "file") as temporary:
+        temporary.write_text("whole")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "whole"
 
 
 def test_an_interrupted_folder_is_not_there_and_a_killed_ones_remains_are_removed(tmp_path: Path) -> None:
