@@ -1,9 +1,6 @@
 """One experiment as one JSON file: what was asked, what it was run on, what came out."""
 
 import functools
-import hashlib
-import json
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +8,13 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from nowag_exp.calibration import CompressedLinear
+from nowag_exp.checksum import is_as_written, with_checksum
 from nowag_exp.errors import RequestError
 from nowag_exp.evaluation import Metric
 from nowag_exp.files import atomic_write, parse_json
 from nowag_exp.ledger import Irregularity
 
 SCHEMA_VERSION = 4
-
-CHECKSUM = re.compile(rb'"checksum": "([0-9a-f]{64})"\n}\n$')
-"""How a record's file ends: sha256 of the file without these 64 digits. A digit that flips in a number is noticed."""
 
 
 @dataclass(frozen=True)
@@ -145,9 +140,7 @@ class RunRecord:
 
     def to_json(self) -> str:
         """Stable text with its own checksum: same content, same bytes."""
-        text = json.dumps(asdict(self) | {"checksum": ""}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        end = '"\n}\n'
-        return text.removesuffix(end) + hashlib.sha256(text.encode()).hexdigest() + end
+        return with_checksum(asdict(self))
 
 
 def record_path(results: Path, fingerprint: str) -> Path:
@@ -180,7 +173,7 @@ def load_record(path: Path) -> RunRecord:
             )
         content.pop("checksum", None)
         found = _adapter().validate_python(content)
-        if not _is_as_written(written):
+        if not is_as_written(written):
             raise ValueError("its checksum is another: it was changed after it was written")
         return found
     except (OSError, ValueError, ValidationError) as error:
@@ -197,14 +190,6 @@ def load_records(results: Path) -> list[RunRecord]:
 @functools.cache
 def _adapter() -> TypeAdapter[RunRecord]:
     return TypeAdapter(RunRecord)
-
-
-def _is_as_written(content: bytes) -> bool:
-    checksum = CHECKSUM.search(content)
-    if checksum is None:
-        return False
-    start, end = checksum.span(1)
-    return hashlib.sha256(content[:start] + content[end:]).hexdigest().encode() == checksum[1]
 
 
 def _first_line(error: Exception) -> str:
