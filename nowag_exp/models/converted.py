@@ -1,13 +1,11 @@
 """Checkpoints that are made here, once, and kept in the cache with the hashes of their files."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nowag_exp.errors import RequestError
-from nowag_exp.files import made_once, parse_json
-from nowag_exp.models.checkpoint import Checkpoint
+from nowag_exp.files import made_once
+from nowag_exp.manifest import DamageError, check_manifest, write_manifest
 
 SOURCE = "source.json"
 
@@ -21,8 +19,7 @@ def converted(path: Path, convert: Callable[[Path], Mapping[str, Any]]) -> Path:
     """
 
     def make(folder: Path) -> None:
-        source = {**convert(folder), "files": Checkpoint(folder).hashes()}
-        (folder / SOURCE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
+        write_manifest(folder / SOURCE, convert(folder))
 
     made_once(path, make, _is_intact)
     return path
@@ -30,6 +27,7 @@ def converted(path: Path, convert: Callable[[Path], Mapping[str, Any]]) -> Path:
 
 def _is_intact(folder: Path) -> bool:
     try:
-        return Checkpoint(folder).hashes() == parse_json((folder / SOURCE).read_text(encoding="utf-8"))["files"]
-    except (RequestError, OSError, ValueError, KeyError, TypeError):
+        check_manifest(folder / SOURCE)
+    except DamageError:
         return False
+    return True

@@ -98,7 +98,10 @@ def test_a_saved_checkpoint(damaged: Trial, judge: Judge, how: str, capfd: pytes
     "name",
     [
         "model.safetensors",
-        *(pytest.param(name, marks=faults) for name in ("config.json", "tokenizer.json", "source.json")),
+        *(
+            pytest.param(name, marks=faults)
+            for name in ("config.json", "generation_config.json", "tokenizer.json", "source.json")
+        ),
     ],
 )
 def test_a_converted_model(damaged: Trial, judge: Judge, name: str, how: str) -> None:
