@@ -15,11 +15,12 @@ from nowag_exp.config import Experiment
 from nowag_exp.engines import build_engine
 from nowag_exp.errors import ConfigError, NowagError, RequestError
 from nowag_exp.files import atomic_folder, locked, require_writable
-from nowag_exp.formats.folder import FolderWriter
+from nowag_exp.formats.folder import MANIFEST, FolderWriter
 from nowag_exp.ledger import Ledger
+from nowag_exp.manifest import write_manifest
 from nowag_exp.measure import Evaluator, note_overlap
 from nowag_exp.methods import Needs
-from nowag_exp.models import Architecture, CausalLM, ModelSource, is_whole, linear_shapes
+from nowag_exp.models import Architecture, CausalLM, ModelSource, damage, linear_shapes
 from nowag_exp.ops.kernels.choice import use
 from nowag_exp.progress import Reporter
 from nowag_exp.records.items import items_path, require_items, save_items
@@ -170,7 +171,7 @@ def check(experiment: Experiment, bench: Workbench) -> None:
 
 
 def recorded(experiment: Experiment) -> RunRecord | None:
-    """The record of an equal experiment, if there is one with its items, and its checkpoint if one is asked for.
+    """The record of an equal experiment, if its items are there, and its checkpoint is whole if one is asked for.
 
     Raises:
         RequestError: if the record or its items are damaged.
@@ -178,7 +179,7 @@ def recorded(experiment: Experiment) -> RunRecord | None:
     path, items = (of(experiment.paths.folder, experiment.fingerprint) for of in (record_path, items_path))
     if not path.exists() or (experiment.evaluation.zero_shot and not items.is_file()):
         return None
-    if experiment.checkpoint.save and not is_whole(experiment.checkpoint_folder):
+    if experiment.checkpoint.save and damage(experiment.checkpoint_folder):
         return None
     record = load_record(path)
     if record.fingerprint != experiment.fingerprint:
@@ -305,7 +306,7 @@ def _walk_on(unfinished: Unfinished, model: CausalLM, needs: Needs) -> Walk | No
 
 
 def _finish_checkpoint(writer: FolderWriter, model: CausalLM, compression: Compression) -> None:
-    """Write the rest of the folder, and hold it against what was counted.
+    """Write the rest of the folder, hold it against what was counted, and list its files.
 
     Raises:
         NowagError: if the files are not as large as the record says.
@@ -320,6 +321,7 @@ def _finish_checkpoint(writer: FolderWriter, model: CausalLM, compression: Compr
             f"{writer.folder}: holds {n_bytes} bytes of tensors, but {compression.n_bytes} were counted; the record "
             "would be wrong, so neither is kept. This is a bug: please report it"
         )
+    write_manifest(writer.folder / MANIFEST)
 
 
 def _summarise(linears: list[CompressedLinear], model: CausalLM) -> Compression:

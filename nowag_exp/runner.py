@@ -12,6 +12,7 @@ from nowag_exp.config import Experiment
 from nowag_exp.errors import one_line
 from nowag_exp.experiment import Workbench
 from nowag_exp.files import is_locked, locked, require_room
+from nowag_exp.models import damage
 from nowag_exp.progress import Reporter
 from nowag_exp.records.record import RunRecord, load_record, record_path
 from nowag_exp.records.store import Store
@@ -55,8 +56,10 @@ def run_logged(experiment: Experiment, bench: Workbench, reporter: Reporter, gro
                     # Here, as planning takes a while to import and few experiments save.
                     from nowag_exp.planning.checkpoint import checkpoint_bytes
 
-                    needed = int(checkpoint_bytes(experiment, experiment.model.sizes()))
-                    require_room(experiment.checkpoint_folder, needed)
+                    folder = experiment.checkpoint_folder
+                    if folder.exists() and (lost := damage(folder)):
+                        reporter.say(f"{experiment.describe()}: {lost}: making the checkpoint again")
+                    require_room(folder, int(checkpoint_bytes(experiment, experiment.model.sizes())))
                 with reporter.job(experiment.describe()):
                     record = one.run(experiment, bench, reporter)
             clear(Store(results / "store"), fingerprint)

@@ -15,7 +15,7 @@ from nowag_exp.compose import compose
 from nowag_exp.config import Experiment, build_experiment
 from nowag_exp.execution import run_all
 from nowag_exp.experiment import Workbench, check, recorded, run
-from nowag_exp.formats.folder import data_bytes
+from nowag_exp.formats.folder import MANIFEST, data_bytes
 from nowag_exp.methods import second_order
 from nowag_exp.models import Batch, CausalLM
 from nowag_exp.progress import Reporter
@@ -177,6 +177,46 @@ def test_a_failed_rewrite_leaves_the_checkpoint_that_was_there(make, monkeypatch
     run(experiment, Workbench(), Reporter())
     assert {path.name: path.read_bytes() for path in experiment.checkpoint_folder.iterdir()} == before
     assert not list(experiment.checkpoint_folder.parent.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("method", "pattern"),
+    [
+        ("magnitude", MANIFEST),
+        ("magnitude", "generation_config.json"),
+        ("magnitude", "tokenizer.json"),
+        ("dense", "config.json"),
+        ("dense", "model-00001-of-*.safetensors"),
+        ("dense", "model.safetensors.index.json"),
+    ],
+)
+def test_a_checkpoint_that_lost_a_file_is_made_again_and_says_so(
+    make, method: str, pattern: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Streamed, a dense model has several shards, and so an index."""
+    experiment = make(f"method={method}", "checkpoint.save=true", "runtime.offload=always")
+    first = run_one(experiment)
+    folder = experiment.checkpoint_folder
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (path,) = folder.glob(pattern)
+    path.unlink()
+    assert recorded(experiment) is None
+    (outcome,) = run_all([experiment], Workbench(), Reporter())
+    assert f"{path}: is missing: making the checkpoint again" in capfd.readouterr().err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert outcome.record is not None
+    assert outcome.record.metrics == first.metrics
+    assert recorded(experiment) == outcome.record
+
+
+def test_a_checkpoint_that_is_whole_is_not_made_again(make, capfd: pytest.CaptureFixture[str]) -> None:
+    experiment = make("checkpoint.save=true")
+    first = run_one(experiment)
+    made = {path.name: path.stat().st_ino for path in experiment.checkpoint_folder.iterdir()}
+    assert recorded(experiment) == first
+    run_all([experiment], Workbench(), Reporter())
+    assert {path.name: path.stat().st_ino for path in experiment.checkpoint_folder.iterdir()} == made
+    assert "again" not in capfd.readouterr().err
 
 
 def test_a_file_where_the_checkpoint_should_go_is_found_before_anything_is_computed(make, workplace: Path) -> None:

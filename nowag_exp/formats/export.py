@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from nowag_exp.errors import NowagError, RequestError
 from nowag_exp.files import atomic_folder, locked
 from nowag_exp.formats.base import DTYPES
-from nowag_exp.formats.folder import FolderWriter, PackedFolder, read_config
+from nowag_exp.formats.folder import MANIFEST, FolderWriter, PackedFolder, read_config
 from nowag_exp.formats.integer import IntegerWeight
 from nowag_exp.quiet import quiet_libraries
 
@@ -69,9 +69,9 @@ def export(folder: Path, to: Target, out: Path | None = None) -> Exported:
         )
     named = folder if folder.name not in ("", "..") else folder.resolve()
     target = named.with_name(f"{named.name}-{to}") if out is None else out
-    config = read_config(folder)
     with quiet_libraries():
         packed = PackedFolder.open(folder)
+        config = read_config(folder)
         dtype = _model_dtype(folder, config)
         scheme = _Scheme.of(packed, dtype) if to == "compressed-tensors" else None
         with _new_folder(target) as temporary:
@@ -202,7 +202,7 @@ def _beside(folder: Path) -> list[Path]:
     """Tokenizer, generation settings and the like."""
     weights = (".safetensors", ".safetensors.index.json")
     files = [path for path in folder.iterdir() if path.is_file() and not path.name.endswith(weights)]
-    return sorted(path for path in files if path.name != "config.json")
+    return sorted(path for path in files if path.name not in ("config.json", MANIFEST))
 
 
 @contextlib.contextmanager

@@ -1,7 +1,9 @@
 """A compressed model as a folder in Hugging Face layout: written shard by shard, read back and checked.
 
 ``config.json`` carries a ``quantization_config`` that lists the layout of every compressed linear and the sha256 of
-every shard; the shards hold the packed tensors as ``LINEAR.TENSOR`` and everything else under its usual name.
+every shard; the shards hold the packed tensors as ``LINEAR.TENSOR`` and everything else under its usual name. The
+manifest of a saved folder lists all of its files. It repeats the hashes of the shards, because from a hub transformers
+fetches only what it needs to load a model, and no manifest.
 """
 
 import json
@@ -21,15 +23,17 @@ from nowag_exp.files import naming_full_disk, parse_json, sha256_file
 from nowag_exp.formats import FORMATS
 from nowag_exp.formats.base import CompressedWeight, FormatError, TensorSpec
 from nowag_exp.formats.dense import DenseWeight
+from nowag_exp.manifest import DamageError, check_manifest
 
 QUANT_METHOD = "nowag_exp"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+MANIFEST = "manifest.json"
 STORED_AS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "U8": torch.uint8}
 SHARD_BYTES = 2 * 1024**3
 MOST_BLOCKS = 2000
 """The deepest Llama has 126."""
 
-AGAIN = "save the checkpoint again (checkpoint.save=true)"
+AGAIN = "remove the folder and run its experiment again (checkpoint.save=true)"
 
 
 class FolderWriter:
@@ -154,13 +158,13 @@ class PackedFolder:
         Raises:
             RequestError: if it is not one of ours, or damaged.
         """
-        config = read_config(folder)
-        quantization = config.get("quantization_config")
+        require_as_written(folder)
+        quantization = read_config(folder).get("quantization_config")
         if not isinstance(quantization, dict) or quantization.get("quant_method") != QUANT_METHOD:
             raise RequestError(
                 f"{folder}: holds no linears packed by nowag_exp; give a folder that checkpoint.save=true wrote"
             )
-        return cls(shards(folder, quantization), quantization, skeleton(folder, AGAIN))
+        return cls(shards(folder), quantization, skeleton(folder, AGAIN))
 
     def weight(self, linear: str) -> CompressedWeight:
         """One compressed linear."""
@@ -260,21 +264,36 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def shards(folder: Path, quantization: Mapping[str, Any]) -> list[Path]:
-    """The shards that a folder must have: those with a hash, or else those of the index.
+def require_as_written(folder: Path) -> None:
+    """Hold a saved folder against its manifest; one that transformers saved again has none.
+
+    Raises:
+        RequestError: naming the file that is missing or changed; the manifest, if it was lost, is one of them.
+    """
+    if not (folder / MANIFEST).exists():
+        quantization = read_config(folder).get("quantization_config")
+        if not isinstance(quantization, dict) or quantization.get("sha256") is None:
+            return
+        _check_settings(quantization)  # Older versions wrote no manifest.
+    try:
+        check_manifest(folder / MANIFEST)
+    except DamageError as error:
+        raise RequestError(f"{error}; copy it again or {AGAIN}") from error
+
+
+def shards(folder: Path) -> list[Path]:
+    """The shards that a folder must have: those of the index, if there is one.
 
     Raises:
         RequestError: naming the one that is missing.
     """
-    names: Any = quantization.get("sha256")
+    names: list[Any] = ["model.safetensors"]
     index = folder / "model.safetensors.index.json"
-    if not isinstance(names, dict):
-        names = ["model.safetensors"]
-        if index.is_file():
-            try:
-                names = sorted(set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-                raise RequestError(f"{index}: cannot be read ({error!r}); copy it again or {AGAIN}") from error
+    if index.is_file():
+        try:
+            names = sorted(set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise RequestError(f"{index}: cannot be read ({error!r}); copy it again or {AGAIN}") from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:
             raise RequestError(f"{folder}: names the shard {name!r}, which is outside the folder; do not use it")

@@ -18,7 +18,15 @@ from nowag_exp.errors import RequestError
 from nowag_exp.formats import FORMATS
 from nowag_exp.formats.base import CompressedWeight, FormatError, TensorSpec
 from nowag_exp.formats.codebook import CodebookWeight
-from nowag_exp.formats.folder import AGAIN, FORMAT_VERSION, QUANT_METHOD, PackedFolder, read_config, shards
+from nowag_exp.formats.folder import (
+    AGAIN,
+    FORMAT_VERSION,
+    QUANT_METHOD,
+    PackedFolder,
+    read_config,
+    require_as_written,
+    shards,
+)
 
 FEW_ROWS = 8
 """Rows of activations up to which a codebook weight is not decompressed. 4096×4096, 4096 codewords of 6, fp32, one core
@@ -158,17 +166,22 @@ class NowagExpQuantizer(HfQuantizer):
     requires_calibration = True
 
     def update_attn_implementation(self, config: Any) -> Any:
-        """Look for missing shards: this hook is the last one before transformers would stumble over them."""
+        """Look for damage: this hook is the last one before transformers would stumble over it."""
         folder = Path(config.name_or_path or "")
         if (folder / "config.json").is_file():
             described = read_config(folder).get("quantization_config")
             # Another config.json than the one that is being loaded (from a subfolder, say) tells nothing.
             if isinstance(described, dict) and described.get("weights") == self.quantization_config.weights:
-                shards(folder, described)
+                require_as_written(folder)
+                shards(folder)
         return config
 
     def _process_model_before_weight_loading(self, model: Any, checkpoint_files: Any = None, **kwargs: Any) -> None:
-        folder = PackedFolder(map(Path, checkpoint_files or []), self.quantization_config.to_dict(), model)
+        files = [Path(file) for file in checkpoint_files or []]
+        if Path(model.name_or_path).is_dir():  # Not from a hub; a subfolder is known only now.
+            for parent in {file.parent for file in files}:
+                require_as_written(parent)
+        folder = PackedFolder(files, self.quantization_config.to_dict(), model)
         for linear, (kind, layout) in folder.layouts.items():
             dense = model.get_submodule(linear)
             packed = PackedLinear(linear, kind, layout, folder.specs(linear), dense.weight.dtype, dense.bias)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from nowag_exp.errors import RequestError
 from nowag_exp.files import parse_json, sha256_file
-from nowag_exp.formats.folder import skeleton
+from nowag_exp.formats.folder import MANIFEST, skeleton
+from nowag_exp.manifest import DamageError, check_manifest
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
 TOKENIZER_PATTERNS = ("tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt")
@@ -146,13 +147,23 @@ class Checkpoint:
         return {path.name: sha256_file(path) for path in sorted(files)}
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether every file of a checkpoint is there; what is in the shards is looked at when they are read."""
+def damage(folder: Path) -> str | None:
+    """What a saved checkpoint lost, or what of it was changed; ``None`` if it is whole.
+
+    Weights, which may take minutes to read, are held against the length that their headers say; what is in them is
+    looked at when they are loaded.
+    """
     try:
-        Checkpoint(folder)
-    except RequestError:
-        return False
-    return True
+        check_manifest(folder / MANIFEST, unread=(".safetensors",))
+    except DamageError as error:
+        return str(error)
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            return f"{path}: is not a whole safetensors file ({error})"
+    return None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nowag_exp.cli import main
-from tests.faults.trial import HOWS, KEEP_ALL, Trial, Whole, damage, note
+from tests.faults.trial import HOWS, KEEP_ALL, N_JOBS, Trial, Whole, damage, note
 
 faults = pytest.mark.faults
 Judge = Callable[..., None]
@@ -78,19 +78,47 @@ def test_an_entry_of_the_store(damaged: Trial, judge: Judge, kind: str, how: str
     judge(damaged, f"store entry {how}", kind, outcome)
 
 
-@pytest.mark.parametrize("how", [*(pytest.param(how, marks=faults) for how in ("flipped", "truncated")), "deleted"])
-def test_a_saved_checkpoint(damaged: Trial, judge: Judge, how: str, capfd: pytest.CaptureFixture[str]) -> None:
-    path = min((damaged.results / "checkpoints").glob("*/model.safetensors"))
+CHECKPOINT = [
+    "config.json",
+    "generation_config.json",
+    "manifest.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+]
+IN_SHORT = {("model.safetensors", "flipped"), ("tokenizer.json", "deleted")}
+
+
+def test_every_file_of_a_checkpoint_is_damaged_here(complete: Path) -> None:
+    folders = [*(complete / "results" / "checkpoints").glob("tiny-*")]
+    assert len(folders) == N_JOBS
+    for folder in folders:
+        assert sorted(path.name for path in folder.iterdir()) == CHECKPOINT
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [pytest.param(name, how, marks=() if (name, how) in IN_SHORT else faults) for name in CHECKPOINT for how in HOWS],
+)
+def test_a_saved_checkpoint(
+    damaged: Trial, judge: Judge, name: str, how: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = min((damaged.results / "checkpoints").glob(f"*/{name}"))
     damage(path, how)
-    outcome = "made again"
-    if how != "deleted":
-        assert main(["export", str(path.parent), "--to", "dense", "--out", str(damaged.folder / "out")]) == 2
-        assert path.name in capfd.readouterr().err
-        assert not (damaged.folder / "out").exists()
-        path.unlink()
-        outcome = "refused by name when it is read; removed, it is made again"
-    again(damaged)
-    judge(damaged, f"checkpoint {how}", "after the sweep", outcome)
+    assert main(["export", str(path.parent), "--to", "dense", "--out", str(damaged.folder / "out")]) == 2
+    refusal = capfd.readouterr().err
+    assert refusal.startswith(f"error: {path}: ")
+    assert "remove the folder and run its experiment again" in refusal
+    assert not (damaged.folder / "out").exists()
+    outcome, words = "refused by name when it is read; made again, and says so", "making the checkpoint again"
+    if (name, how) == ("model.safetensors", "flipped"):  # No sweep reads all weights that were ever saved.
+        assert "6 recorded already, 0 to run" in again(damaged)
+        shutil.rmtree(path.parent)
+        outcome, words = "refused by name when it is read; removed, it is made again", ""
+    said = again(damaged)
+    assert "5 recorded already, 1 to run" in said
+    assert words in said
+    judge(damaged, f"checkpoint {how}", name, outcome)
 
 
 @pytest.mark.parametrize("how", FLIPPED_FIRST)

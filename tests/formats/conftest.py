@@ -85,7 +85,8 @@ def pack(tmp_path: Path, one_thread: None) -> Packer:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from nowag_exp.formats.folder import FolderWriter
+    from nowag_exp.formats.folder import MANIFEST, FolderWriter
+    from nowag_exp.manifest import write_manifest
     from nowag_exp.quiet import quiet_libraries
 
     def _pack(
@@ -131,6 +132,7 @@ def pack(tmp_path: Path, one_thread: None) -> Packer:
             beside.write_text("{}")
             described_as = {**described.to_dict(), "architectures": ["LlamaForCausalLM"], "dtype": dtype}
             writer.finish(described_as, [beside])
+            write_manifest(folder / MANIFEST)
         return Pair(folder, reference, weights, getattr(torch, dtype))
 
     return _pack

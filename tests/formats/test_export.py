@@ -15,6 +15,8 @@ import nowag_exp.formats.export
 import nowag_exp.formats.folder
 from nowag_exp.cli import main
 from nowag_exp.formats import DenseWeight, IntegerWeight
+from nowag_exp.formats.folder import MANIFEST
+from nowag_exp.manifest import write_manifest
 from nowag_exp.ops.grids import Grid
 from nowag_exp.quiet import quiet_libraries
 
@@ -309,11 +311,25 @@ def test_folders_that_are_not_packed_or_are_damaged_are_refused(cli, pack) -> No
     assert not Path(f"{pair.folder}-dense").exists()
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", MANIFEST])
+def test_a_folder_that_lost_a_file_is_not_exported(cli, pack, name: str) -> None:
+    pair = pack()
+    (pair.folder / name).unlink()
+    code, out, err = cli(pair.folder, "--to", "dense")
+    assert (code, out) == (2, "")
+    assert err == (
+        f"error: {pair.folder / name}: is missing; copy it again or remove the folder and run its experiment again "
+        "(checkpoint.save=true)\n"
+    )
+    assert not Path(f"{pair.folder}-dense").exists()
+
+
 def test_a_config_without_a_dtype_is_refused(cli, pack) -> None:
     pair = pack()
     config = json.loads((pair.folder / "config.json").read_text())
     del config["dtype"]
     (pair.folder / "config.json").write_text(json.dumps(config))
+    write_manifest(pair.folder / MANIFEST)
     code, _, err = cli(pair.folder, "--to", "dense")
     assert code == 2
     assert "config.json: dtype must be one of float32, float16, bfloat16; got None" in err

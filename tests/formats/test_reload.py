@@ -1,6 +1,7 @@
 """Packed folders in transformers: equal bits by every way of loading, and no way around damage."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 import nowag_exp.formats.folder as folder_module
 from nowag_exp.errors import RequestError
-from nowag_exp.formats.folder import PackedFolder
+from nowag_exp.formats.folder import MANIFEST, PackedFolder
 from nowag_exp.formats.quantizer import NowagExpConfig, PackedLinear
 from nowag_exp.quiet import quiet_libraries
 
@@ -84,8 +85,9 @@ def test_every_format_gives_the_logits_of_its_decompressed_values_packed_and_deq
             assert torch.equal(once.get_submodule(name).weight, pair.expected(name))
 
 
-def test_dequantize_in_config_json_loads_an_ordinary_model(pack, tmp_path: Path) -> None:
+def test_dequantize_in_config_json_of_a_model_that_was_saved_again_loads_an_ordinary_one(pack, tmp_path: Path) -> None:
     pair = pack("codebook")
+    as_saved_again(pair.folder)
     edit_config(pair.folder, lambda quantization: quantization.update(dequantize=True))
     model = load(pair.folder)
     assert packed_linears(model) == []
@@ -116,6 +118,10 @@ def test_several_shards_load_like_one(pack, monkeypatch: pytest.MonkeyPatch) -> 
     assert torch.equal(logits(load(pair.folder)), logits(load(pair.reference)))
     (pair.folder / shards[1]).unlink()
     for read in (load, PackedFolder.open):
+        with pytest.raises(RequestError, match=rf"{shards[1]}: is missing; copy it again"):
+            read(pair.folder)
+    as_saved_again(pair.folder)
+    for read in (load, PackedFolder.open):
         with pytest.raises(RequestError, match=rf"{shards[1]}: this shard is missing; copy it again"):
             read(pair.folder)
 
@@ -135,6 +141,7 @@ def test_a_packed_model_that_transformers_saves_again_is_still_packed_and_equal(
     assert torch.equal(logits(model), logits(load(pair.reference)))
     # The hashes were of other files; shapes are checked without them.
     assert "sha256" not in json.loads((again / "config.json").read_text())["quantization_config"]
+    assert not (again / MANIFEST).exists()
     assert set(PackedFolder.open(again).layouts) == set(pair.weights)
     edit_config(again, lambda quantization: quantization["weights"].pop(Q))
     with pytest.raises(RequestError, match=Q):
@@ -208,6 +215,12 @@ def test_a_packed_folder_is_not_compressed_again(pack) -> None:
 # Damage: each is a function of the folder, and what the message says.
 
 
+def as_saved_again(folder: Path) -> None:
+    """What transformers saves has neither a manifest nor hashes: what is in the files must speak for itself."""
+    edit_config(folder, lambda quantization: quantization.pop("sha256"))
+    (folder / MANIFEST).unlink()
+
+
 def truncate(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
@@ -220,21 +233,13 @@ def flip(folder: Path) -> None:
     path.write_bytes(bytes(content))
 
 
-def without_hashes(damage: Callable[[Path], None]) -> Callable[[Path], None]:
-    def _damage(folder: Path) -> None:
-        edit_config(folder, lambda quantization: quantization.pop("sha256"))
-        damage(folder)
-
-    return _damage
-
-
 def edit_tensors(edit: Callable[[dict[str, Tensor]], Any]) -> Callable[[Path], None]:
     def _edit(folder: Path) -> None:
         tensors = load_file(folder / "model.safetensors")
         edit(tensors)
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
-    return without_hashes(_edit)
+    return _edit
 
 
 def settings(**values: Any) -> Callable[[Path], None]:
@@ -249,21 +254,119 @@ def weights(edit: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     return lambda folder: edit_config(folder, lambda quantization: edit(quantization["weights"]))
 
 
-AGAIN = r"save the checkpoint again \(checkpoint.save=true\)"
-DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "truncated": (truncate, rf"model.safetensors: is not the file that was written .*copy it again or {AGAIN}"),
-    "truncated, no hashes": (
-        without_hashes(truncate),
-        rf"model.safetensors: is not a whole safetensors file .*copy it again or {AGAIN}",
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def append(name: str) -> Callable[[Path], None]:
+    """A change that leaves JSON what it was."""
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes() + b" ")
+
+
+def write(name: str, content: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_text(content)
+
+
+def by_an_older_version(folder: Path) -> None:
+    settings(format_version=1)(folder)
+    (folder / MANIFEST).unlink()
+
+
+AGAIN = r"remove the folder and run its experiment again \(checkpoint.save=true\)"
+CHANGED = "is not the file that was written"
+OF_A_SAVED_FOLDER: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "truncated": (truncate, rf"packed/model.safetensors: {CHANGED} .*copy it again or {AGAIN}"),
+    "a flipped bit": (flip, f"model.safetensors: {CHANGED}"),
+    "no shard": (remove("model.safetensors"), rf"packed/model.safetensors: is missing; copy it again or {AGAIN}"),
+    "no tokenizer": (remove("tokenizer.json"), rf"packed/tokenizer.json: is missing; copy it again or {AGAIN}"),
+    "another tokenizer": (append("tokenizer.json"), rf"packed/tokenizer.json: {CHANGED} .*or {AGAIN}"),
+    "another config.json": (append("config.json"), rf"packed/config.json: {CHANGED} .*or {AGAIN}"),
+    "other layouts": (layout(bits_per_code=5), f"config.json: {CHANGED}"),
+    "no manifest": (remove(MANIFEST), rf"packed/manifest.json: is missing; copy it again or {AGAIN}"),
+    "a manifest cut off": (write(MANIFEST, '{"files": {'), rf"packed/manifest.json: cannot be read .*or {AGAIN}"),
+    "a manifest of nothing": (write(MANIFEST, '{"files": {}}'), "manifest.json: lists no files"),
+    "a manifest of something else": (write(MANIFEST, "[]"), "manifest.json: cannot be read"),
+    "a manifest that leads outside": (
+        write(MANIFEST, '{"files": {"../reference/config.json": ""}}'),
+        r"manifest.json: lists '\.\./reference/config.json', which is outside the folder",
     ),
-    "a flipped bit": (flip, "model.safetensors: is not the file that was written"),
-    "no shard": (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors: this shard is missing"),
-    "no shard, no hashes": (
-        without_hashes(lambda folder: (folder / "model.safetensors").unlink()),
-        "model.safetensors: this shard is missing",
+    "by an older version": (
+        by_an_older_version,
+        "format_version is 1, this program reads 2; use the version of nowag_exp that wrote the folder",
     ),
-    "a stray name": (settings(sha256={"../x.safetensors": ""}), r"names the shard '\.\./x.safetensors', which is out"),
-    "hashes are no object": (settings(sha256=["x"]), r"sha256 must map shards to hashes; got \['x'\]"),
+}
+
+
+@pytest.mark.parametrize("name", OF_A_SAVED_FOLDER)
+@pytest.mark.parametrize("read", [load, PackedFolder.open], ids=["from_pretrained", "PackedFolder"])
+def test_a_saved_folder_that_lost_or_changed_a_file_is_refused_by_name_with_the_way_out(pack, name: str, read) -> None:
+    damage, message = OF_A_SAVED_FOLDER[name]
+    pair = pack("integer")
+    read(pair.folder)
+    damage(pair.folder)
+    with pytest.raises(RequestError, match=message):
+        read(pair.folder)
+
+
+def test_files_that_somebody_puts_beside_those_of_a_saved_folder_change_nothing(pack) -> None:
+    pair = pack("integer")
+    (pair.folder / "README.md").write_text("of the hub")
+    assert torch.equal(logits(load(pair.folder)), logits(load(pair.reference)))
+
+
+def test_a_saved_folder_that_is_loaded_as_a_subfolder_is_held_against_its_manifest(pack) -> None:
+    pair = pack("integer")
+    load(pair.folder.parent, subfolder=pair.folder.name)
+    (pair.folder / "tokenizer.json").unlink()
+    with pytest.raises(RequestError, match=r"packed/tokenizer\.json: is missing"):
+        load(pair.folder.parent, subfolder=pair.folder.name)
+
+
+@pytest.fixture
+def hub(pack, tmp_path: Path) -> Path:
+    """The snapshot of a packed model as transformers fetches it from a hub: what it needs to load, and no more."""
+    folder, commit = pack("integer").folder, "0" * 40
+    of_repository = tmp_path / "hub" / "models--somebody--packed"
+    (of_repository / "refs").mkdir(parents=True)
+    (of_repository / "refs" / "main").write_text(commit)
+    snapshot = of_repository / "snapshots" / commit
+    shutil.copytree(folder, snapshot)
+    for name in (MANIFEST, "tokenizer.json"):
+        (snapshot / name).unlink()
+    return snapshot
+
+
+def load_from(hub: Path) -> Any:
+    return load("somebody/packed", cache_dir=hub.parents[2])
+
+
+def test_a_packed_model_loads_from_a_hub_which_hands_out_no_manifest(hub: Path) -> None:
+    assert len(packed_linears(load_from(hub))) == 7
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (flip, rf"model.safetensors: {CHANGED} .*copy it again or {AGAIN}"),
+        (settings(sha256=["x"]), r"sha256 must map shards to hashes; got \['x'\]"),
+        (settings(sha256={}), f"model.safetensors: {CHANGED}"),
+        (settings(sha256={"model.safetensors": 3}), f"model.safetensors: {CHANGED}"),
+    ],
+    ids=["a flipped bit", "hashes are no object", "no hash", "a hash of no kind"],
+)
+def test_a_shard_from_a_hub_is_held_against_its_hash(hub: Path, damage, message: str) -> None:
+    damage(hub)
+    with pytest.raises(RequestError, match=message):
+        load_from(hub)
+
+
+OF_ONE_SAVED_AGAIN: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "truncated": (truncate, rf"model.safetensors: is not a whole safetensors file .*copy it again or {AGAIN}"),
+    "no shard": (remove("model.safetensors"), "model.safetensors: this shard is missing"),
+    "a stray name": (
+        write("model.safetensors.index.json", '{"weight_map": {"x": "../x.safetensors"}}'),
+        r"names the shard '\.\./x.safetensors', which is out",
+    ),
     "extra tensor": (
         edit_tensors(lambda tensors: tensors.update(stranger=torch.zeros(1))),
         rf"model.safetensors: holds stranger, which the model .* has no place for; {AGAIN}",
@@ -317,18 +420,21 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "weights are no object": (settings(weights=["q"]), "quantization_config.weights lists no linears"),
     "other version": (
-        settings(format_version=2),
-        "format_version is 2, this program reads 1; use the version of nowag_exp that wrote the folder",
+        settings(format_version=3),
+        "format_version is 3, this program reads 2; use the version of nowag_exp that wrote the folder",
     ),
     "dequantize is no boolean": (settings(dequantize="no"), "dequantize must be true or false; got 'no'"),
 }
 
 
-@pytest.mark.parametrize("name", DAMAGE)
+@pytest.mark.parametrize("name", OF_ONE_SAVED_AGAIN)
 @pytest.mark.parametrize("read", [load, PackedFolder.open], ids=["from_pretrained", "PackedFolder"])
-def test_a_damaged_folder_is_refused_by_name_with_the_way_out(pack, name: str, read) -> None:
-    damage, message = DAMAGE[name]
+def test_a_folder_saved_again_that_contradicts_itself_is_refused_by_name_with_the_way_out(
+    pack, name: str, read
+) -> None:
+    damage, message = OF_ONE_SAVED_AGAIN[name]
     pair = pack("integer")
+    as_saved_again(pair.folder)
     read(pair.folder)
     damage(pair.folder)
     with pytest.raises(RequestError, match=message):
@@ -337,6 +443,7 @@ def test_a_damaged_folder_is_refused_by_name_with_the_way_out(pack, name: str, r
 
 def test_tensors_that_contradict_one_another_are_refused_by_name_when_they_are_used(pack) -> None:
     pair = pack("sparse")
+    as_saved_again(pair.folder)
     edit_tensors(lambda tensors: tensors[f"{Q}.positions"].bitwise_not_())(pair.folder)
     message = rf"{Q}: positions mark \d+ weights, but there are \d+ values; {AGAIN}"
     model = load(pair.folder)
@@ -357,13 +464,14 @@ def test_tensors_that_contradict_one_another_are_refused_by_name_when_they_are_u
         ("{}", "holds no linears packed by nowag_exp; give a folder that checkpoint.save=true wrote"),
         ('{"quantization_config": {"quant_method": "awq"}}', "holds no linears packed by nowag_exp"),
         (
-            '{"model_type": "none", "quantization_config": {"quant_method": "nowag_exp", "format_version": 1, '
-            '"sha256": {}, "weights": {"x": {}}}}',
+            '{"model_type": "none", "quantization_config": {"quant_method": "nowag_exp", "format_version": 2, '
+            '"weights": {"x": {}}}}',
             "config.json does not describe a model",
         ),
     ],
 )
 def test_a_folder_that_is_not_ours_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
+    (tmp_path / "model.safetensors").touch()
     if content is not None:
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(RequestError, match=message):
@@ -377,7 +485,8 @@ def test_an_unknown_setting_is_refused_with_those_there_are() -> None:
 
 def test_an_index_that_cannot_be_read_is_refused(pack) -> None:
     pair = pack("integer")
-    without_hashes(lambda folder: (folder / "model.safetensors.index.json").write_text("{"))(pair.folder)
+    as_saved_again(pair.folder)
+    (pair.folder / "model.safetensors.index.json").write_text("{")
     with pytest.raises(RequestError, match="cannot be read"):
         PackedFolder.open(pair.folder)
 

@@ -9,7 +9,9 @@ from safetensors.torch import load_file, save_file
 from nowag_exp.compose import compose
 from nowag_exp.config import build
 from nowag_exp.errors import RequestError
-from nowag_exp.models import SITES, CausalLM, Checkpoint, LocalModel, ModelSource, linear_shapes
+from nowag_exp.formats.folder import MANIFEST, FolderWriter
+from nowag_exp.manifest import write_manifest
+from nowag_exp.models import SITES, CausalLM, Checkpoint, LocalModel, ModelSource, damage, linear_shapes
 
 
 @pytest.fixture
@@ -100,6 +102,73 @@ def test_a_folder_that_is_no_checkpoint_says_what_is_missing(folder: Path, damag
     damage(folder)
     with pytest.raises(RequestError, match=message):
         Checkpoint(folder)
+
+
+@pytest.fixture
+def saved(folder: Path, tmp_path: Path) -> Path:
+    """The tiny model as a job saves it, in several shards."""
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    writer = FolderWriter(saved, shard_bytes=100_000)
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        writer.add_tensor(name, tensor)
+    checkpoint = Checkpoint(folder)
+    writer.finish(checkpoint.config, checkpoint.files_beside_weights())
+    write_manifest(saved / MANIFEST)
+    return saved
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_saved_checkpoint_that_lost_any_of_its_files_is_not_whole(saved: Path) -> None:
+    assert len(list(saved.glob("*.safetensors"))) > 2
+    assert damage(saved) is None
+    for name in names(saved):
+        (saved / name).rename(saved.parent / "aside")
+        assert damage(saved) == f"{saved / name}: is missing"
+        (saved.parent / "aside").rename(saved / name)
+    assert damage(saved) is None
+
+
+@pytest.mark.parametrize("spoil", [flip, lambda path: path.write_bytes(path.read_bytes()[:-1])], ids=["flip", "cut"])
+def test_a_saved_checkpoint_with_a_small_file_that_is_another_is_not_whole(saved: Path, spoil) -> None:
+    small = [name for name in names(saved) if not name.endswith(".safetensors") and name != MANIFEST]
+    assert {"config.json", "model.safetensors.index.json", "tokenizer.json", "generation_config.json"} <= set(small)
+    for name in small:
+        before = (saved / name).read_bytes()
+        spoil(saved / name)
+        assert damage(saved) == f"{saved / name}: is not the file that was written (its sha256 is another)"
+        (saved / name).write_bytes(before)
+    assert damage(saved) is None
+
+
+@pytest.mark.parametrize("n_bytes", [0, 7, 50, -1], ids=["empty", "in the length", "in the header", "in the data"])
+def test_a_saved_checkpoint_with_a_shard_cut_off_is_not_whole(saved: Path, n_bytes: int) -> None:
+    path = max(saved.glob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:n_bytes])
+    found = damage(saved)
+    assert found is not None
+    assert found.startswith(f"{path}: is not a whole safetensors file")
+
+
+def test_whether_a_saved_checkpoint_is_whole_is_told_without_reading_its_weights(saved: Path) -> None:
+    """A run that looks at hundreds of gigabytes that it saved before must not take hours; loading them finds it."""
+    for path in saved.glob("*.safetensors"):
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert damage(saved) is None
+
+
+def test_a_folder_that_is_not_there_is_no_whole_checkpoint(tmp_path: Path) -> None:
+    assert damage(tmp_path / "nowhere") == f"{tmp_path / 'nowhere' / MANIFEST}: is missing"
 
 
 def test_a_truncated_weight_file_is_named(folder: Path) -> None:
