@@ -124,6 +124,17 @@ def at_changes(file: Path, number: int | None, act: Callable[[], None] | None = 
     sys.addaudithook(hear)
 
 
+def once_kept(pattern: str) -> None:
+    """Killed at the next write after a file of this pattern is there."""
+    top = Path.cwd()
+
+    def look(event: str, details: tuple[Any, ...]) -> None:
+        if event == "os.mkdir" and any(top.glob(pattern)):  # Each file is written in a folder of its own.
+            kill()
+
+    sys.addaudithook(look)
+
+
 def clock_set_back(file: Path, number: int | None) -> None:
     """A day is taken off the clock at a boundary between stages."""
     import time

@@ -39,6 +39,5 @@ def kill_at(
     ended = trial.run(*overrides, sabotage=sabotage)
     assert ended.code == -signal.SIGKILL, ended.said
     finished = trial.finished()
-    again = trial.run(*overrides)
-    assert again.code == 0, again.said
+    trial.finish(*overrides)
     judge(trial, fault, moment, "continues", finished)

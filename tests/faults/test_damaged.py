@@ -1,14 +1,17 @@
 """Each kind of stored file with a flipped byte, cut in half, or gone: made again and said so, or refused by name."""
 
-import json
 import shutil
+import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from nowag_exp.cli import main
-from tests.faults.trial import HOWS, KEEP_ALL, N_JOBS, Trial, Whole, damage, note
+from tests.faults.child import once_kept
+from tests.faults.damaging import HOWS, damage, damage_entry, made_again
+from tests.faults.trial import KEEP_ALL, N_JOBS, Trial, Whole, note
 
 faults = pytest.mark.faults
 Judge = Callable[..., None]
@@ -33,13 +36,6 @@ def damaged(complete: Path, tmp_path: Path, processes: object) -> Trial:
     return Trial(tmp_path / "trial", processes)
 
 
-def again(trial: Trial) -> str:
-    """Run the sweep again, to its end; returns what it said."""
-    ended = trial.run(KEEP_ALL)
-    assert ended.code == 0, ended.said
-    return ended.said
-
-
 @pytest.mark.parametrize("how", FLIPPED_FIRST)
 def test_a_record(damaged: Trial, judge: Judge, how: str) -> None:
     path = min((damaged.results / "runs").glob("*.json"))
@@ -53,7 +49,7 @@ def test_a_record(damaged: Trial, judge: Judge, how: str) -> None:
         path.unlink()
         outcome = "refused by name; removed, it is made again"
     finished = damaged.finished()
-    again(damaged)
+    damaged.finish()
     judge(damaged, f"record {how}", "after the sweep", outcome, finished)
 
 
@@ -63,19 +59,24 @@ def test_a_record(damaged: Trial, judge: Judge, how: str) -> None:
 )
 @pytest.mark.parametrize("how", FLIPPED_FIRST)
 def test_an_entry_of_the_store(damaged: Trial, judge: Judge, kind: str, how: str) -> None:
-    path = min((damaged.results / "store" / kind).glob("*.safetensors"))
-    shutil.rmtree(damaged.results / "runs")  # Otherwise nobody would read it.
+    damage_entry(damaged, judge, kind, how)
+
+
+@pytest.mark.parametrize(
+    ("kept", "how"),
+    [
+        pytest.param(kept, how, marks=() if (kept, how) == ("unfinished/*/block-*", "flipped") else faults)
+        for kept in ("walks/*", "unfinished/*/block-*", "unfinished/*/activations", "unfinished/*/evaluation.files")
+        for how in HOWS
+    ],
+)
+def test_what_a_killed_sweep_kept_of_an_unfinished_job(trial: Trial, judge: Judge, kept: str, how: str) -> None:
+    pattern = f"results/store/{kept}.safetensors"
+    assert trial.run(KEEP_ALL, sabotage=partial(once_kept, pattern)).code == -signal.SIGKILL
+    (path,) = trial.folder.glob(pattern)
     damage(path, how)
-    said = again(damaged)
-    if how != "deleted":
-        ledgers = [json.loads(file.read_text())["irregularities"] for file in (damaged.results / "runs").glob("*.json")]
-        entries = [entry for ledger in ledgers for entry in ledger if entry["kind"] == "corrupted_store_entry"]
-        assert [entry["where"] for entry in entries] == [f"{kind}/{path.name}"]
-        assert said.count("corrupted_store_entry:1") == 1, "the table says it too"
-        shutil.rmtree(damaged.results / "runs")
-        again(damaged)
-    outcome = "made again" if how == "deleted" else "made again; ledger and table say so"
-    judge(damaged, f"store entry {how}", kind, outcome)
+    outcome = made_again(trial, how, str(path.relative_to(trial.results / "store")))
+    judge(trial, f"unfinished work {how}", kept, outcome)
 
 
 CHECKPOINT = [
@@ -112,10 +113,10 @@ def test_a_saved_checkpoint(
     assert not (damaged.folder / "out").exists()
     outcome, words = "refused by name when it is read; made again, and says so", "making the checkpoint again"
     if (name, how) == ("model.safetensors", "flipped"):  # No sweep reads all weights that were ever saved.
-        assert "6 recorded already, 0 to run" in again(damaged)
+        assert "6 recorded already, 0 to run" in damaged.finish()
         shutil.rmtree(path.parent)
         outcome, words = "refused by name when it is read; removed, it is made again", ""
-    said = again(damaged)
+    said = damaged.finish()
     assert "5 recorded already, 1 to run" in said
     assert words in said
     judge(damaged, f"checkpoint {how}", name, outcome)
@@ -135,7 +136,7 @@ def test_a_saved_checkpoint(
 def test_a_converted_model(damaged: Trial, judge: Judge, name: str, how: str) -> None:
     (path,) = (damaged.cache / "models").glob(f"*/{name}")
     damage(path, how)
-    said = again(damaged)
+    said = damaged.finish()
     assert f"{path.parent} is damaged: making it again" in said
     judge(damaged, f"converted model {how}", name, "made again, and says so")
 
@@ -146,7 +147,7 @@ def test_a_table(damaged: Trial, judge: Judge, how: str) -> None:
     for path in (damaged.results / "tables").iterdir():
         damage(path, how)
     finished = damaged.finished()
-    again(damaged)
+    damaged.finish()
     judge(damaged, f"table {how}", "after the sweep", "made again", finished)
 
 
@@ -155,11 +156,11 @@ def test_a_table(damaged: Trial, judge: Judge, how: str) -> None:
 def test_a_receipt_of_the_tracker(damaged: Trial, judge: Judge, how: str) -> None:
     path = min((damaged.results / "tracked").rglob("*.json"))
     damage(path, how)
-    said = again(damaged)
+    said = damaged.finish()
     outcome = "sent again"
     if "is damaged; remove it, and the record is sent again" in said:
         path.unlink()
-        again(damaged)
+        damaged.finish()
         outcome = "refused by name; removed, it is sent again"
     else:
         assert how != "truncated"

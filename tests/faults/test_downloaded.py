@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from tests.faults.child import at_changes
+from tests.faults.damaging import HOWS, damage, damage_entry
 from tests.faults.killing import Judge, NewTrial, first_changes, kill_at
 from tests.faults.packaged import command_on_wheels
-from tests.faults.trial import HOWS, KEEP_ALL, Trial, Whole, damage, run_whole
+from tests.faults.trial import KEEP_ALL, Trial, Whole, run_whole
 
 faults = pytest.mark.faults
 SHARES = 4
@@ -62,26 +63,23 @@ def test_killed_at_a_random_moment_of_download_and_conversion(
     ended = running.wait()
     assert ended.code in {0, -signal.SIGKILL}, ended.said
     finished = trial.finished()
-    again = trial.run(KEEP_ALL)
-    assert again.code == 0, again.said
+    trial.finish()
     judge(trial, "SIGKILL, downloading or converting", "random", "continues", finished)
 
 
 @pytest.mark.parametrize("how", [pytest.param(how, marks=faults) for how in HOWS])
 def test_a_cleaned_text(trial: Trial, judge: Judge, how: str) -> None:
-    assert trial.run(KEEP_ALL).code == 0
+    trial.finish()
     (path,) = trial.cache.glob("texts/*/articles.jsonl")
     damage(path, how)
     shutil.rmtree(trial.results)  # What is recorded already reads no text.
-    again = trial.run(KEEP_ALL)
-    assert again.code == 0, again.said
-    assert (f"{path.parent} is damaged: making it again") in again.said
+    assert f"{path.parent} is damaged: making it again" in trial.finish()
     judge(trial, f"cleaned text {how}", "after the run", "made again, and says so")
 
 
 @pytest.mark.parametrize("how", [pytest.param(how, marks=faults) for how in HOWS])
 def test_the_items_of_a_record(trial: Trial, judge: Judge, how: str) -> None:
-    assert trial.run(KEEP_ALL).code == 0
+    trial.finish()
     (path,) = trial.results.glob("runs/*.items.parquet")
     damage(path, how)
     outcome = "made again"
@@ -91,6 +89,11 @@ def test_the_items_of_a_record(trial: Trial, judge: Judge, how: str) -> None:
         assert f"{path.name}: is not what its record was written with; remove both" in refused.said
         path.unlink()
         outcome = "refused by name; removed, they are made again"
-    again = trial.run(KEEP_ALL)
-    assert again.code == 0, again.said
+    trial.finish()
     judge(trial, f"zero-shot items {how}", "after the run", outcome)
+
+
+@pytest.mark.parametrize("how", [pytest.param(how, marks=faults) for how in HOWS])
+def test_the_dense_models_items(trial: Trial, judge: Judge, how: str) -> None:
+    trial.finish()
+    damage_entry(trial, judge, "dense_items", how)

@@ -50,9 +50,7 @@ def test_a_tracker_that_refuses_or_hangs(trial: Trial, judge: Judge, sabotage: C
     assert ended.said.count("recorded, but not sent to tensorboard: ") == N_JOBS
     assert reason in ended.said
     assert ended.said.count("tracking_failed:1") == N_JOBS, "the table says it"
-    again = trial.run(KEEP_ALL)
-    assert again.code == 0, again.said
-    assert "tracking_failed" not in again.said
+    assert "tracking_failed" not in trial.finish()
     judge(trial, f"tracker {'hangs' if sabotage is tracker_hangs else 'refuses'}", "all along", "sent by the next run")
 
 
@@ -63,8 +61,7 @@ def test_memory_ends_in_one_job(trial: Trial, judge: Judge) -> None:
     assert "Traceback" not in ended.said
     assert f"{N_JOBS - N_SPARSEGPT} of this sweep" in ended.said
     finished = trial.finished()
-    again = trial.run(KEEP_ALL)
-    assert again.code == 0, again.said
+    trial.finish()
     judge(trial, "memory ends", "in three jobs of six", "they alone fail; the next run makes them", finished)
 
 
@@ -87,8 +84,7 @@ def test_a_worker_is_killed_in_the_middle_of_its_job(
     assert ended.code == code, ended.said
     assert ended.said.count("killed (SIGKILL), by the system if memory ran out") == (2 if code else 0), "and at the end"
     finished = trial.finished()
-    again = trial.run(KEEP_ALL)
-    assert again.code == 0, again.said
+    trial.finish()
     judge(trial, f"worker of {executor[0].partition('=')[2]} SIGKILLed", "in a job", outcome, finished)
 
 
@@ -129,8 +125,7 @@ def test_a_node_of_the_cluster_is_lost_in_the_middle_of_its_job(trial: Trial, ju
     records = [json.loads(path.read_bytes()) for path in (trial.results / "runs").glob("*.json")]
     assert sum(record["costs"]["resumed"] for record in records) == 1, "what the lost node had done is taken over"
     finished = trial.finished()
-    again = trial.run(KEEP_ALL)
-    assert again.code == 0, again.said
+    trial.finish()
     judge(trial, "node of a Ray cluster lost", "in a job", "another takes its job over where it stopped", finished)
 
 
@@ -151,8 +146,7 @@ def test_the_disk_is_full(trial: Trial, judge: Judge, whole: Whole, disk: Path, 
     assert "Traceback" not in ended.said
     finished = trial.finished()
     remount(disk, f"size={2 * whole.n_bytes}")
-    again = trial.run(KEEP_ALL)
-    assert again.code == 0, again.said
+    trial.finish()
     judge(trial, "disk full", "at a random size", "says what it needs; with room, continues", finished)
 
 
@@ -167,15 +161,13 @@ def test_the_store_is_read_only(trial: Trial, judge: Judge, whole: Whole, disk: 
     assert "results/checkpoints: cannot be written to (" in refused.said
     assert "; set paths.results=DIR" in refused.said
     remount(disk, "rw")
-    again = trial.run(KEEP_LITTLE)
-    assert again.code == 0, again.said
+    trial.finish(KEEP_LITTLE)
     judge(trial, "store read-only", "half way", "refused by name; writable, it continues", finished)
 
 
 def test_no_fault_leaves_nothing_to_note(trial: Trial, judge: Judge) -> None:
     """The control: the comparison itself finds two runs equal."""
-    ended = trial.run(KEEP_ALL)
-    assert ended.code == 0, ended.said
+    trial.finish()
     finished = trial.finished()
     assert trial.run(KEEP_ALL).code == 0
     judge(trial, "none", "never", "nothing is made again", finished)

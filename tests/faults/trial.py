@@ -45,9 +45,6 @@ N_JOBS, N_SPARSEGPT = 6, 3
 KEEP_ALL, KEEP_LITTLE = "runtime.save_every=0", "runtime.save_every=60"
 """Whether the state of a job is kept after each block, or nothing of a job that takes a second."""
 
-HOWS = ("flipped", "truncated", "deleted")
-"""What :func:`damage` can do."""
-
 COSTS = {"seconds", "peak_bytes", "peak_gpu_bytes"}
 """What a store entry notes of the run that made it."""
 
@@ -92,6 +89,17 @@ class Trial:
     def run(self, *overrides: str, sabotage: Sabotage | None = None) -> Ended:
         """Run the command to its end, or that of its process."""
         return self.start(*overrides, sabotage=sabotage).wait()
+
+    def finish(self, *overrides: str) -> str:
+        """Run the command to a good end, however often it was run before; returns what it said."""
+        ended = self.run(*(overrides or [KEEP_ALL]))
+        assert ended.code == 0, ended.said
+        return ended.said
+
+    def corrupted(self) -> list[str]:
+        """Entries of the store that ledgers say were damaged."""
+        ledgers = [json.loads(path.read_bytes())["irregularities"] for path in self.results.glob("runs/*.json")]
+        return [entry["where"] for ledger in ledgers for entry in ledger if entry["kind"] == "corrupted_store_entry"]
 
     def finished(self) -> dict[str, tuple[int, int]]:
         """What nobody may make again: each file that is whole, by the file system's number and time of it."""
@@ -241,17 +249,6 @@ def run_whole(folder: Path, trial_in: Callable[[Path], Trial]) -> Whole:
     assert plain.state() == counted.state(), "what is kept on the way changes nothing"
     n_bytes = sum(path.stat().st_blocks * 512 for path in plain.results.rglob("*"))
     return Whole(plain.state(), seconds, n_bytes, found["boundaries"], found["changes"])
-
-
-def damage(path: Path, how: str) -> None:
-    """What a bad disk or a careless hand does to a file."""
-    content = path.read_bytes()
-    path.unlink()
-    if how == "flipped":
-        middle = len(content) // 2
-        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
-    elif how == "truncated":
-        path.write_bytes(content[: len(content) // 2])
 
 
 def note(record_property: Callable[[str, object], None], fault: str, moment: str, outcome: str, lost: int = 0) -> None:
