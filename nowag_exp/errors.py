@@ -9,13 +9,18 @@ import tempfile
 import traceback
 
 LONGEST = 1000
-"""Characters of a problem with a config value."""
+"""Characters of a problem that is told; values and the messages of libraries may be of any length."""
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, in one line; with its class, unless it is one of ours."""
-    text = str(error) if isinstance(error, NowagError) else f"{type(error).__name__}: {error}"
-    return " ".join(text.split())
+    """What an error says, in one line; with its class and no longer than can be read, unless it is one of ours."""
+    if isinstance(error, NowagError):
+        return " ".join(str(error).split())
+    return _shortened(" ".join(f"{type(error).__name__}: {error}".split()))
+
+
+def _shortened(line: str) -> str:
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 4]} ..."
 
 
 class NowagError(Exception):
@@ -40,7 +45,7 @@ class ConfigError(RequestError):
     def __init__(self, problems: list[str]) -> None:
         # A problem may repeat a value, with line breaks and of any length.
         texts = (" ".join(problem.split()) for problem in problems)
-        self.problems = [text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..." for text in texts]
+        self.problems = [_shortened(text) for text in texts]
         super().__init__("; ".join(self.problems))
 
 

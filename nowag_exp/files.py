@@ -131,6 +131,21 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object that a file holds; nothing else is one.
+
+    Raises:
+        RequestError: naming the file, if it cannot be read or is none.
+    """
+    try:
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path}: cannot be read as JSON ({error}); download it again") from error
+    if not isinstance(content, dict):
+        raise RequestError(f"{path}: must hold one JSON object; download it again")
+    return content
+
+
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:

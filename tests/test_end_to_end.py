@@ -15,7 +15,8 @@ from nowag_exp.compose import compose
 from nowag_exp.config import Experiment, build_experiment
 from nowag_exp.execution import run_all
 from nowag_exp.experiment import Workbench, check, recorded, run
-from nowag_exp.formats.folder import MANIFEST, data_bytes
+from nowag_exp.formats.folder import MANIFEST
+from nowag_exp.formats.header import data_bytes
 from nowag_exp.methods import second_order
 from nowag_exp.models import Batch, CausalLM
 from nowag_exp.progress import Reporter

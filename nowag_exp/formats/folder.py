@@ -14,21 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from nowag_exp.errors import RequestError
+from nowag_exp.errors import RequestError, one_line
 from nowag_exp.files import naming_full_disk, parse_json, sha256_file
 from nowag_exp.formats import FORMATS
 from nowag_exp.formats.base import CompressedWeight, FormatError, TensorSpec
 from nowag_exp.formats.dense import DenseWeight
+from nowag_exp.formats.header import data_bytes, read_header
 from nowag_exp.manifest import DamageError, check_manifest
 
 QUANT_METHOD = "nowag_exp"
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
-STORED_AS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "U8": torch.uint8}
 SHARD_BYTES = 2 * 1024**3
 MOST_BLOCKS = 2000
 """The deepest Llama has 126."""
@@ -141,7 +141,7 @@ class PackedFolder:
         self._shard_of: dict[str, Path] = {}
         specs: dict[str, TensorSpec] = {}
         for path in self.files:
-            found = _read_specs(path)
+            found = read_header(path, f"copy it again or {AGAIN}")
             specs |= found
             self._shard_of |= dict.fromkeys(found, path)
         self.layouts = _checked_layouts(quantization)
@@ -302,13 +302,6 @@ def shards(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def data_bytes(path: Path) -> int:
-    """Bytes of a safetensors file without its header."""
-    with path.open("rb") as file:
-        header = int.from_bytes(file.read(8), "little")
-    return path.stat().st_size - 8 - header
-
-
 def skeleton(folder: Path, way_out: str) -> nn.Module:
     """What ``config.json`` of a folder describes, on the meta device, with ordinary linears.
 
@@ -319,17 +312,14 @@ def skeleton(folder: Path, way_out: str) -> nn.Module:
 
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        if config.num_hidden_layers > MOST_BLOCKS:  # Each takes memory, though none has weights here.
-            raise ValueError(
-                f"num_hidden_layers is {config.num_hidden_layers}, and more than {MOST_BLOCKS} are not read"
-            )
+        if not 1 <= config.num_hidden_layers <= MOST_BLOCKS:  # Each takes memory, though none has weights here.
+            raise ValueError(f"num_hidden_layers must be between 1 and {MOST_BLOCKS}, not {config.num_hidden_layers}")
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # transformers checks nothing: what a wrong value raises depends on the value.
         if isinstance(error, RequestError):  # From our own settings in quantization_config.
             raise
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise RequestError(f"{folder}: config.json does not describe a model ({reason}); {way_out}") from error
+        raise RequestError(f"{folder}: config.json does not describe a model ({one_line(error)}); {way_out}") from error
 
 
 def _check_settings(quantization: Mapping[str, Any]) -> None:
@@ -382,18 +372,6 @@ def _checked_layouts(quantization: Mapping[str, Any]) -> dict[str, tuple[str, di
             raise RequestError(f"{linear}: {error}; {AGAIN}") from error
         layouts[linear] = (kind, layout)
     return layouts
-
-
-def _read_specs(path: Path) -> dict[str, TensorSpec]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            return {
-                name: TensorSpec(STORED_AS.get(part.get_dtype(), part.get_dtype()), tuple(part.get_shape()))
-                for name, part in slices.items()
-            }
-    except (SafetensorError, OSError) as error:
-        raise RequestError(f"{path}: is not a whole safetensors file ({error}); copy it again or {AGAIN}") from error
 
 
 def _shard_name(number: int, total: int) -> str:

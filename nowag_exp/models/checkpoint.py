@@ -10,8 +10,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nowag_exp.errors import RequestError
-from nowag_exp.files import parse_json, sha256_file
+from nowag_exp.files import read_json_object, sha256_file
 from nowag_exp.formats.folder import MANIFEST, skeleton
+from nowag_exp.formats.header import read_header
 from nowag_exp.manifest import DamageError, check_manifest
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
@@ -35,7 +36,7 @@ class Checkpoint:
             )
         if not (folder / "config.json").is_file():
             raise RequestError(f"{folder}: has no config.json; give a folder in Hugging Face layout")
-        self.config = _read_json(folder / "config.json")
+        self.config = read_json_object(folder / "config.json")
         missing = [path.name for path in self.weight_files if not path.is_file()]
         if missing or not self.weight_files:
             names = ", ".join(missing) or "*.safetensors"
@@ -48,8 +49,8 @@ class Checkpoint:
         index = self.folder / "model.safetensors.index.json"
         if not index.is_file():
             return None
-        shards = _read_json(index).get("weight_map")
-        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        shards = read_json_object(index).get("weight_map")
+        if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
             raise RequestError(f"{index}: has no weight_map from tensors to shards; download the model again")
         return shards
 
@@ -59,10 +60,10 @@ class Checkpoint:
         if self._index is None:
             return sorted(self.folder.glob("*.safetensors"))
         names = sorted(set(self._index.values()))
-        strays = [name for name in names if Path(name).name != name]
+        strays = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
         if strays:
             raise RequestError(
-                f"{self.folder}: the index names {strays[0]}, which is outside the folder; do not use it"
+                f"{self.folder}: the index names {strays[0]!r}, which is no shard in this folder; do not use it"
             )
         return [self.folder / name for name in names]
 
@@ -105,11 +106,21 @@ class Checkpoint:
         return self._shard_of[name]
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of every tensor, from the headers of the shards alone."""
+        """Shape of every tensor, from the headers of the shards alone.
+
+        Raises:
+            RequestError: if a shard is broken, or holds a tensor that belongs into another one.
+        """
         shapes: dict[str, tuple[int, ...]] = {}
         for path in self.weight_files:
-            with _open(path) as file:
-                shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            for name, spec in read_header(path, "download it again").items():
+                place = self._shard_of.get(name, path)
+                if place != path:
+                    raise RequestError(
+                        f"{path}: holds {name}, which is in {place.name} as well, or should be by the index; remove "
+                        "the shard that does not belong to the model, or download the model again"
+                    )
+                shapes[name] = spec.shape
         return shapes
 
     def check_shapes(self) -> None:
@@ -164,16 +175,6 @@ def damage(folder: Path) -> str | None:
         except (SafetensorError, OSError) as error:
             return f"{path}: is not a whole safetensors file ({error})"
     return None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{path}: cannot be read as JSON ({error}); download it again") from error
-    if not isinstance(content, dict):
-        raise RequestError(f"{path}: must hold one JSON object; download it again")
-    return content
 
 
 def _open(path: Path) -> Any:

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nowag_exp.errors import RequestError
+from nowag_exp.errors import RequestError, one_line
+from nowag_exp.files import read_json_object
 from nowag_exp.quiet import quiet_libraries
+
+JSON_PATTERNS = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
 
 Encode = Callable[[str], list[int]]
 """Text to token ids, without special tokens."""
@@ -46,9 +49,13 @@ def load_transformers_tokenizer(folder: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
+    # transformers takes the last of two equal keys, and does not say which file it cannot read.
+    for path in sorted(path for pattern in JSON_PATTERNS for path in folder.glob(pattern)):
+        read_json_object(path)
     try:
         with quiet_libraries():
             return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers checks nothing: what a damaged file raises depends on the damage.
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise RequestError(f"{folder}: its tokenizer cannot be loaded ({reason}); download the model again") from error
+        raise RequestError(
+            f"{folder}: its tokenizer cannot be loaded ({one_line(error)}); download the model again"
+        ) from error

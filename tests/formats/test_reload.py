@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 import nowag_exp.formats.folder as folder_module
 from nowag_exp.errors import RequestError
 from nowag_exp.formats.folder import MANIFEST, PackedFolder
+from nowag_exp.formats.header import data_bytes
 from nowag_exp.formats.quantizer import NowagExpConfig, PackedLinear
 from nowag_exp.quiet import quiet_libraries
 
@@ -193,7 +194,7 @@ def test_a_saved_experiment_reloads_to_the_losses_in_its_record(workplace: Path,
     bench = Workbench()
     record = run(experiment, bench, Reporter())
     folder = experiment.checkpoint_folder
-    assert record.compression.n_bytes == sum(folder_module.data_bytes(path) for path in folder.glob("*.safetensors"))
+    assert record.compression.n_bytes == sum(data_bytes(path) for path in folder.glob("*.safetensors"))
     tokens = bench.tokens(experiment, "evaluation.files").ids
     batch = experiment.runtime.batch_tokens // tokens.shape[1]
     model = CausalLM(load_dequantized(folder), Checkpoint(folder))

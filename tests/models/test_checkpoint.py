@@ -90,7 +90,7 @@ def write(name: str, content: str):
         (remove("config.json"), "has no config.json; give a folder in Hugging Face layout"),
         (remove("model.safetensors"), r"is no whole checkpoint, \*.safetensors is missing"),
         (shard_and_remove, "is no whole checkpoint, model-2.safetensors is missing"),
-        (point_outside, "the index names ../../etc/passwd, which is outside the folder"),
+        (point_outside, "the index names '../../etc/passwd', which is no shard in this folder"),
         (write("model.safetensors.index.json", "{}"), "has no weight_map from tensors to shards"),
         (write("model.safetensors.index.json", '{"weight_map": {"a": 3}}'), "has no weight_map from tensors to shards"),
         (write("config.json", "{"), "cannot be read as JSON"),
