@@ -3,24 +3,31 @@
 Imports neither torch nor anything that does.
 """
 
-import itertools
+import functools
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nowag_exp.errors import ConfigError, RequestError
 from nowag_exp.layout import among, folder, groups
 from nowag_exp.patterns import parse_pattern
+from nowag_exp.yamls import read_yaml
 
 CONFIG_NAME = "config"
 EXECUTION_NAME = "execution"
@@ -28,11 +35,58 @@ EXECUTION_NAME = "execution"
 
 VERSION_BASE = "1.3"
 
+MOST_JOBS = 100_000
+"""That one grid may describe."""
 
-def register_resolvers() -> None:
-    """What YAML files may use beyond Hydra's own: ``sparsity_of``. The environment, with its secrets, is not read."""
+
+def prepare_hydra() -> None:
+    """Have Hydra read config files as we do, with ``sparsity_of``; the environment, with its secrets, is not read."""
     OmegaConf.register_new_resolver("sparsity_of", sparsity_of, replace=True)
     OmegaConf.register_new_resolver("oc.env", _refuse_environment, replace=True)
+    Plugins.instance()  # It registers Hydra's own reader.
+    SourcesRegistry.instance().types[FileConfigSource.scheme()] = ConfigFiles
+
+
+class ConfigFiles(FileConfigSource):
+    """Hydra's reader of config files, for files of anybody: of this package, or of a folder that the user names.
+
+    What stands under ``hydra`` names classes that Hydra would import and call, so files may not say it.
+    """
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """One file.
+
+        Raises:
+            ConfigError: naming it, if it is no YAML that means one thing, maps no keys, or says something of ``hydra``.
+        """
+        path = Path(self.path) / self._normalize_file_name(config_path)
+        own = path.resolve() == (folder("conf") / f"{CONFIG_NAME}.yaml").resolve()
+        if path.is_file():
+            state = path.stat()
+            if _speaks_of_hydra(path, state.st_mtime_ns, state.st_size) and not own:
+                raise _hydra_is_not_theirs(path)
+        result = super().load_config(config_path)
+        if "hydra" in Path(config_path).parts or "hydra" in (result.header.get("package") or ""):
+            raise _hydra_is_not_theirs(path)
+        return result
+
+
+@functools.lru_cache(maxsize=4096)
+def _speaks_of_hydra(path: Path, modified: int, size: int) -> bool:
+    """Whether a file has settings of Hydra's or puts another file among them; an unchanged one is read once."""
+    content = read_yaml(path, str(path))
+    if not isinstance(content, Mapping | None):
+        raise ConfigError([f"{path}: must map config keys to values; got {type(content).__name__}"])
+    defaults = (content or {}).get("defaults")
+    entries = defaults if isinstance(defaults, list) else []
+    texts = [str(text) for entry in entries for text in (entry if isinstance(entry, Mapping) else [entry])]
+    return "hydra" in (content or {}) or any("hydra" in text.partition("@")[2] for text in texts)
+
+
+def _hydra_is_not_theirs(path: Path) -> ConfigError:
+    return ConfigError(
+        [f"{path}: sets hydra, and with it what is imported and run; remove that, or give it on the command line"]
+    )
 
 
 def _refuse_environment(*arguments: Any) -> None:
@@ -84,20 +138,25 @@ def expand(grid: Mapping[str, str]) -> Iterator[list[str]]:
         grid: values by key, in Hydra's sweep grammar (``a,b``, ``choice(a,b)``, ``range(1,4)``).
 
     Raises:
-        ConfigError: if a value cannot be parsed, or an axis has none.
+        ConfigError: if a value cannot be parsed, an axis has none, or there are too many combinations.
     """
     texts = [f"{key}={value}" for key, value in grid.items()]
     with reported(texts):
         parsed = OverridesParser.create().parse_overrides(texts)
         values = [
-            [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+            [
+                f"{override.get_key_element()}={value}"
+                for value in islice(override.sweep_string_iterator(), MOST_JOBS + 1)
+            ]
             if override.is_sweep_override()
             else [text]
             for text, override in zip(texts, parsed, strict=True)
         ]
     if empty := [text for text, found in zip(texts, values, strict=True) if not found]:
         raise ConfigError([f"{text}: has no values, so there would be no jobs" for text in empty])
-    for combination in itertools.product(*values):
+    if math.prod(map(len, values)) > MOST_JOBS:
+        raise ConfigError([f"{' '.join(texts)}: describes more than {MOST_JOBS:,} jobs; give fewer values"])
+    for combination in product(*values):
         yield list(combination)
 
 
@@ -165,7 +224,7 @@ def _keys_at(config: str, overrides: list[str], key: str) -> list[str]:
 
 @contextmanager
 def _initialised() -> Iterator[None]:
-    register_resolvers()
+    prepare_hydra()
     with initialize_config_dir(str(folder("conf")), version_base=VERSION_BASE):
         yield
 

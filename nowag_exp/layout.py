@@ -21,12 +21,12 @@ def groups() -> dict[str, dict[str, str]]:
 
 def sweeps() -> dict[str, str]:
     """Sweeps and their headlines."""
-    return {path.stem: headline(path) for path in sorted(folder("sweeps").glob("*.yaml"))}
+    return {path.stem: headline(path) for path in sorted(folder("sweeps").glob("*.yaml")) if path.is_file()}
 
 
 def headline(path: Path) -> str:
     """First comment line of a YAML file that is not a Hydra directive."""
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8", errors="replace") as file:  # Whoever reads all of it says what is wrong.
         return next((line.strip("# \n") for line in file if line.startswith("#") and "@package" not in line), "")
 
 

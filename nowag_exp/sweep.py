@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nowag_exp import compose
 from nowag_exp.config import Experiment, build_experiment
 from nowag_exp.errors import ConfigError, RequestError
@@ -16,6 +14,7 @@ from nowag_exp.experiment import Workbench, check, recorded
 from nowag_exp.layout import among, folder, groups, sweeps
 from nowag_exp.models import Architecture, ModelSource
 from nowag_exp.records.store import content_key
+from nowag_exp.yamls import parse_yaml, read_yaml
 
 KEYS = ("base", "axes", "seeds", "models", "unfit", "search")
 UNFIT = ("error", "skip")
@@ -212,7 +211,7 @@ def expand(name: str, overrides: list[str]) -> list[list[str]]:
     content = read(name)
     command_line = dict(_split(text) for text in overrides)
     if "seeds" in command_line:  # As in the file; not a key of the config.
-        content["seeds"] = _seeds(yaml.safe_load(command_line.pop("seeds")), "command line")
+        content["seeds"] = _seeds(parse_yaml(command_line.pop("seeds"), "seeds"), "command line")
     seeds = {"seed": ",".join(map(str, content["seeds"]))}
     jobs: list[list[str]] = []
     for axes in content["axes"]:
@@ -244,10 +243,7 @@ def read(name: str) -> dict[str, Any]:
     if name not in known:
         raise RequestError(f"sweep {name}: no such sweep" + among(name, known))
     path = folder("sweeps") / f"{name}.yaml"
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise RequestError(f"sweeps/{path.name}: is not YAML ({' '.join(str(error).split())})") from error
+    content = read_yaml(path, f"sweeps/{path.name}")
     if not isinstance(content, Mapping) or not content:
         raise RequestError(
             f"sweeps/{path.name}: describes no sweep; it must have base (overrides of all jobs) or axes (what is "

@@ -14,7 +14,19 @@ from nowag_exp import verbs
 PACKAGE = Path(nowag_exp.__file__).parent
 LAYERS = [
     {"errors", "settings", "layout", "patterns"},
-    {"allocator", "extras", "checksum", "files", "interrupt", "manifest", "progress", "quiet", "ledger", "ops"},
+    {
+        "allocator",
+        "extras",
+        "checksum",
+        "files",
+        "interrupt",
+        "manifest",
+        "progress",
+        "quiet",
+        "ledger",
+        "ops",
+        "yamls",
+    },
     {"formats", "hub", "wheels", "output"},
     {"methods", "models", "text"},
     {"engines"},

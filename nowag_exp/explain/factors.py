@@ -122,7 +122,7 @@ def _followed(key: str, a: dict[str, Any], b: dict[str, Any]) -> list[str]:
 
 def _gives(config: dict[str, Any], key: str, raw: str) -> bool:
     """Whether the interpolation, put where the value stands, resolves to the value."""
-    compose.register_resolvers()
+    compose.prepare_hydra()
     tree = OmegaConf.create(config)
     wanted = OmegaConf.select(tree, key)
     try:

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nowag_exp.errors import RequestError
 from nowag_exp.layout import among, headline
 from nowag_exp.published.rows import Published, load_csv, published_folder
+from nowag_exp.yamls import read_yaml
 
 KEYS = ("rows", "notes")
 SELECTABLE = ("paper", "table", "model", "method", "finetuned", "sparsity_pattern", "calibration", "metric", "task")
@@ -49,10 +48,7 @@ def load_table(name: str) -> Table:
     if name not in known:
         raise RequestError(f"table {name}: no such table" + among(name, list(known)))
     path = published_folder() / "tables" / f"{name}.yaml"
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise RequestError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
+    content = read_yaml(path, str(path))
     if not isinstance(content, Mapping) or sorted(content) != sorted(KEYS):
         raise RequestError(f"{path}: must have the keys {' and '.join(KEYS)}, and no other")
     rows: list[Published] = []

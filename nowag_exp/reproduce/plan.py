@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
 from nowag_exp.compose import compose, split_execution
 from nowag_exp.config import Experiment, build_experiment
 from nowag_exp.errors import RequestError
@@ -12,6 +10,7 @@ from nowag_exp.layout import among
 from nowag_exp.published import NotRunnable, Published
 from nowag_exp.published.mapping import Choice, evaluation_overrides, needed
 from nowag_exp.published.tables import SELECTABLE, Table, select
+from nowag_exp.yamls import parse_yaml
 
 PASSED_ON = ("paths.results", "data_dir", "tracking", "runtime")
 """Config keys that change no number of a table, so that they may be set."""
@@ -97,7 +96,7 @@ def parse_request(overrides: list[str]) -> Request:
 
 
 def _seeds(text: str) -> list[int]:
-    seeds = yaml.safe_load(text)
+    seeds = parse_yaml(text, "seeds")
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
         raise RequestError(f"seeds={text}: must be a list of integers, such as seeds=[0,1,2]")
     return seeds

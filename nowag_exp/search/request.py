@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from nowag_exp.config import Experiment
 from nowag_exp.errors import RequestError
 from nowag_exp.evaluation import Evaluation
@@ -13,6 +11,7 @@ from nowag_exp.layout import among
 from nowag_exp.records.pairing import LOWER_IS_BETTER, MEAN
 from nowag_exp.search.space import VARIES, Dimension, dimension
 from nowag_exp.sweep import read
+from nowag_exp.yamls import parse_yaml
 
 KEYS = ("space", "minimise", "maximise", "budget", "trials", "sampler")
 BUDGETS = ("bits_per_weight",)
@@ -87,7 +86,7 @@ def read_search(name: str, overrides: list[str]) -> SearchRequest:
     strange = [key for key in node if key not in KEYS]
     if strange:
         raise RequestError(f"search.{strange[0]}: unknown key" + among(str(strange[0]), list(KEYS)))
-    seeds = yaml.safe_load(command_line.pop("seeds")) if "seeds" in command_line else content["seeds"]
+    seeds = parse_yaml(command_line.pop("seeds"), "seeds") if "seeds" in command_line else content["seeds"]
     if not isinstance(seeds, list) or len(seeds) != 1 or type(seeds[0]) is not int:
         raise RequestError(f"seeds: a search takes one, such as [0]: it is the sampler's, too; got {seeds!r}")
     base = {**content["base"], "seed": str(seeds[0]), **command_line}
@@ -178,7 +177,7 @@ def _with_command_line(node: dict[str, Any], command_line: dict[str, str]) -> di
     for full in [key for key in command_line if key.startswith("search.")]:
         key, _, below = full.removeprefix("search.").partition(".")
         text = command_line.pop(full)
-        value = text if key == "space" else yaml.safe_load(text)
+        value = text if key == "space" else parse_yaml(text, full)
         node[key] = {**node.get(key, {}), below: value} if below else value
         if key in ("minimise", "maximise"):
             node.pop("maximise" if key == "minimise" else "minimise", None)

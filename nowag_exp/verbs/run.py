@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
         except Exception as error:
             codes.append(report(error))
 
-    compose.register_resolvers()
+    compose.prepare_hydra()
     sys.argv = ["nowag-exp run", *arguments]
     # Hydra would print errors its own way and exit with 1; this makes it raise them to us.
     asked_for_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
