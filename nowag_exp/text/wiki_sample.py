@@ -13,7 +13,7 @@ from typing import Any, Literal
 from xml.etree import ElementTree
 
 from nowag_exp.errors import RequestError
-from nowag_exp.files import cache_dir, made_once, sha256_file
+from nowag_exp.files import cache_dir, expanded, made_once, sha256_file
 from nowag_exp.progress import note
 from nowag_exp.settings import Sha256, settings
 from nowag_exp.text.readers import read_documents
@@ -74,11 +74,19 @@ class WikiSample(TextSource):
 
 
 def clean_articles(dump: Path) -> Iterator[tuple[str, str]]:
-    """Title and prose of each article (redirects left out) in a bz2-compressed MediaWiki export, in its order."""
+    """Title and prose of each article (redirects left out) in a bz2-compressed MediaWiki export, in its order.
+
+    Raises:
+        RequestError: if it expands to more than a dump does.
+    """
+    parser: ElementTree.XMLPullParser[Any] = ElementTree.XMLPullParser()
     with bz2.open(dump) as file:
-        for _, page in ElementTree.iterparse(file):
-            if page.tag.endswith("}page") and page.find("{*}redirect") is None:
-                yield page.findtext("{*}title", ""), clean_wikitext(page.findtext("{*}revision/{*}text", ""))
+        for piece in expanded(file, dump, "no dump does; pin another wheel"):
+            parser.feed(piece)
+            ended: Iterator[Any] = parser.read_events()
+            for _, page in ended:
+                if page.tag.endswith("}page") and page.find("{*}redirect") is None:
+                    yield page.findtext("{*}title", ""), clean_wikitext(page.findtext("{*}revision/{*}text", ""))
 
 
 def clean_wikitext(wikitext: str) -> str:
