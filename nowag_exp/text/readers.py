@@ -5,15 +5,14 @@ import mmap
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, overload
 
 from nowag_exp.errors import RequestError
-from nowag_exp.files import expanded, parse_json
+from nowag_exp.files import expanded, expands_too_much, most_expanded, parse_json
+from nowag_exp.text.tabular import UNPACKED, read_arrow, read_parquet, text_bytes
 
 if TYPE_CHECKING:
     import pyarrow
-
-UNPACKED = "no text does; if it is one, give it unpacked, as .jsonl"
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".json.gz", ".parquet", ".arrow")
 
@@ -53,9 +52,9 @@ def _read(path: Path, text_column: str) -> Sequence[str]:
         case ".txt":
             return [path.read_bytes().decode("utf-8")]
         case ".parquet":
-            return _read_parquet(path, text_column)
+            return ArrowColumn(path, read_parquet(path, [text_column])[text_column], text_column)
         case ".arrow":
-            return _read_arrow(path, text_column)
+            return ArrowColumn(path, read_arrow(path, [text_column])[text_column], text_column)
         case ".jsonl":
             return JsonLines(path, path.read_bytes() if path.stat().st_size == 0 else _map(path), text_column)
         case _:
@@ -135,45 +134,6 @@ def _map(path: Path) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def _read_parquet(path: Path, text_column: str) -> "ArrowColumn":
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        _require_column(path, parquet.read_schema(path), text_column)
-        return ArrowColumn(path, parquet.read_table(path, columns=[text_column])[text_column], text_column)
-    except pyarrow.ArrowInvalid as error:
-        raise RequestError(f"{path}: is not a Parquet file ({error}); give one") from error
-
-
-def open_arrow(path: Path) -> Any:
-    """Reader of an Arrow file, mapped into memory; its errors are pyarrow's own."""
-    import pyarrow
-
-    source = pyarrow.memory_map(str(path))
-    is_file_format = source.read(6) == b"ARROW1"
-    source.seek(0)
-    # The datasets library writes the stream format, most others the file format; both under this suffix.
-    return pyarrow.ipc.open_file(source) if is_file_format else pyarrow.ipc.open_stream(source)
-
-
-def _read_arrow(path: Path, text_column: str) -> "ArrowColumn":
-    import pyarrow
-
-    try:
-        reader = open_arrow(path)
-        _require_column(path, reader.schema, text_column)
-        return ArrowColumn(path, reader.read_all()[text_column], text_column)
-    except pyarrow.ArrowInvalid as error:
-        raise RequestError(f"{path}: is not a whole Arrow file ({error}); get it again") from error
-
-
-def _require_column(path: Path, schema: "pyarrow.Schema", text_column: str) -> None:
-    if text_column not in schema.names:
-        has = ", ".join(schema.names)
-        raise RequestError(f"{path}: has no column '{text_column}' (it has: {has}); set text_column")
-
-
 class ArrowColumn(Sequence[str]):
     """Rows of a column, turned into strings when asked for: of a file that is mapped, only those are read.
 
@@ -183,18 +143,18 @@ class ArrowColumn(Sequence[str]):
         text_column: its name.
 
     Raises:
-        RequestError: naming the first row that has no text.
-        pyarrow.ArrowInvalid: if the file is damaged; its texts are checked to be UTF-8.
+        RequestError: naming the first row that has no text, or the file if its texts expand too much.
     """
 
     def __init__(self, path: Path, column: "pyarrow.ChunkedArray", text_column: str) -> None:
         from pyarrow import types
 
-        column.validate(full=True)
         self._column = column
         values = column.type.value_type if types.is_dictionary(column.type) else column.type
         is_text = types.is_string(values) or types.is_large_string(values) or types.is_string_view(values)
         if is_text and not column.null_count:
+            if text_bytes(column) > most_expanded(path):
+                raise RequestError(expands_too_much(path, UNPACKED))
             return
         number = column.is_null().index(True).as_py() if is_text else 0
         kind = type(column[number].as_py()).__name__ if len(column) else str(column.type)

@@ -9,7 +9,7 @@ from nowag_exp.errors import RequestError
 from nowag_exp.files import parse_json
 from nowag_exp.hub import resolve_commit
 from nowag_exp.quiet import quiet_harness
-from nowag_exp.text.readers import open_arrow
+from nowag_exp.text.tabular import read_arrow, read_parquet
 
 SUFFIXES = (".parquet", ".jsonl", ".json", ".arrow")
 UNNAMED = ("", "data", "default", "plain_text")
@@ -128,13 +128,12 @@ def _check_columns(found: Sequence[str], needed: Sequence[str], where: str) -> N
 
 def _read(path: Path) -> Any:
     import pyarrow
-    from pyarrow import parquet
 
     match path.suffix:
         case ".parquet":
-            return parquet.read_table(path)
+            return read_parquet(path)
         case ".arrow":
-            return open_arrow(path).read_all()
+            return read_arrow(path)
     text = path.read_text(encoding="utf-8")
     if text.lstrip().startswith("["):  # One array; else an object a line.
         return pyarrow.Table.from_pylist(parse_json(text))

@@ -214,8 +214,8 @@ def test_a_row_beyond_the_limit_may_be_anything(suite: Suite, data_dir: Path, ro
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("validation.parquet", b"PAR1 no", r"validation\.parquet: cannot be read \(.*\); download it again"),
-        ("validation.arrow", b"no arrow", r"validation\.arrow: cannot be read"),
+        ("validation.parquet", b"PAR1 no", r"validation\.parquet: is not a Parquet file \(.*\); get it again"),
+        ("validation.arrow", b"no arrow", r"validation\.arrow: is not a whole Arrow file \(.*\); get it again"),
         ("validation.jsonl", b'{"goal": "a"\n', r"validation\.jsonl: cannot be read"),
         ("validation.json", b"[1, 2]", r"validation\.json: cannot be read"),
         ("validation.jsonl", b'{"goal": "\xe9"}\n', r"validation\.jsonl: cannot be read"),

@@ -1,0 +1,138 @@
+"""Compressed texts and tables that expand without end, or are damaged: refused by name, before they fill memory."""
+
+import gzip
+import io
+import struct
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nowag_exp.cli import main
+from nowag_exp.errors import RequestError
+from nowag_exp.evaluation.zero_shot.rows import read_rows
+from nowag_exp.files import LEAST_BOUND
+from nowag_exp.text.readers import read_documents
+
+Limit = Callable[[], AbstractContextManager[None]]
+
+
+def test_a_gzip_bomb_is_refused_before_it_fills_memory(
+    workplace: Path, tiny_run: list[str], little_memory: Limit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = gzip.compress(b'{"text": "' + b"a" * 1_000_000 + b'"}\n')
+    (workplace / "bomb.json.gz").write_bytes(line * 4000)
+    assert (workplace / "bomb.json.gz").stat().st_size < 5_000_000
+    with little_memory():
+        code = main(
+            ["run", *tiny_run, "method=dense", "calibration.path=bomb.json.gz", "evaluation.files.path=bomb.json.gz"]
+        )
+    assert code == 2
+    assert "bomb.json.gz: expands to more than" in capsys.readouterr().err
+
+
+def repeated(n_rows: int) -> pyarrow.DictionaryArray:
+    """A text of a megabyte in so many rows, stored once."""
+    return pyarrow.DictionaryArray.from_arrays(np.zeros(n_rows, np.int32), pyarrow.array(["a" * 1_000_000]))
+
+
+def parquet(column: Any, **options: Any) -> bytes:
+    content = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({"text": column}), content, **options)
+    return content.getvalue()
+
+
+def arrow(column: Any, new: Callable[..., Any] = pyarrow.ipc.new_file, compression: str | None = None) -> bytes:
+    content, table = io.BytesIO(), pyarrow.table({"text": column})
+    with new(content, table.schema, options=pyarrow.ipc.IpcWriteOptions(compression=compression)) as writer:
+        writer.write_table(table, max_chunksize=100)
+    return content.getvalue()
+
+
+def viewed() -> bytes:
+    """A file of views of one text."""
+    view = struct.pack("<i4sii", 1_000_000, b"aaaa", 0, 0)
+    buffers = [None, pyarrow.py_buffer(view * 200), pyarrow.py_buffer(b"a" * 1_000_000)]
+    return arrow(pyarrow.Array.from_buffers(pyarrow.string_view(), 200, buffers), compression="zstd")
+
+
+BOMBS = {
+    "stored.parquet": lambda: parquet(["a" * 1_000_000 + str(i) for i in range(200)], compression="zstd"),
+    "repeated.parquet": lambda: parquet(repeated(1_000_000), store_schema=False),
+    "dictionary.parquet": lambda: parquet(repeated(1_000_000)),
+    "rows.parquet": lambda: parquet([""] * 20_000_000),
+    "dictionary.arrow": lambda: arrow(repeated(100_000), pyarrow.ipc.new_stream),
+    "views.arrow": viewed,
+    "batches.arrow": lambda: arrow(["a" * 1_000_000] * 200, compression="zstd"),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_table_that_expands_without_end_is_refused_before_it_fills_memory(
+    tmp_path: Path, little_memory: Limit, name: str
+) -> None:
+    content = BOMBS[name]()
+    assert len(content) < LEAST_BOUND / 20
+    (tmp_path / name).write_bytes(content)
+    with little_memory(), pytest.raises(RequestError, match=rf"{name}: expands to more than .* give it as \.jsonl$"):
+        read_documents(tmp_path / name, "text")
+
+
+def test_rows_of_a_zero_shot_task_are_bounded_as_texts_are(tmp_path: Path, little_memory: Limit) -> None:
+    (tmp_path / "rows.parquet").write_bytes(BOMBS["repeated.parquet"]())
+    with little_memory(), pytest.raises(RequestError, match=r"rows\.parquet: expands to more than"):
+        read_rows([tmp_path / "rows.parquet"], ["text"])
+
+
+def test_as_much_text_as_a_file_may_expand_to_is_read(tmp_path: Path) -> None:
+    texts = ["a" * 1_000_000] * 90
+    (tmp_path / "much.parquet").write_bytes(parquet(texts))
+    assert list(read_documents(tmp_path / "much.parquet", "text")) == texts
+
+
+@pytest.mark.parametrize("name", ["it.parquet", "it.arrow"])
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path, name: str) -> None:
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], ["text", "text"])
+    if name.endswith("parquet"):
+        pyarrow.parquet.write_table(table, tmp_path / name)
+    else:
+        with pyarrow.ipc.new_file(tmp_path / name, table.schema) as writer:
+            writer.write_table(table)
+    with pytest.raises(RequestError, match=rf"{name}: has the column 'text' twice"):
+        read_documents(tmp_path / name, "text")
+
+
+TEXTS = ["first line", "zweite Zeile: ä", "b" * 50, "b" * 50]
+SOUND = {
+    "plain.parquet": parquet(TEXTS, compression="zstd"),
+    "dictionary.parquet": parquet(pyarrow.array(TEXTS).dictionary_encode()),
+    "file.arrow": arrow(TEXTS),
+    "stream.arrow": arrow(TEXTS, pyarrow.ipc.new_stream, "zstd"),
+    "dictionary.arrow": arrow(pyarrow.array(TEXTS).dictionary_encode()),
+}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None)
+@given(data=st.data())
+def test_flipped_bytes_of_a_table_are_refused_by_name_or_harmless(
+    tmp_path: Path, bounded: Limit, data: st.DataObject
+) -> None:
+    name = data.draw(st.sampled_from(sorted(SOUND)))
+    spoiled = bytearray(SOUND[name])
+    for _ in range(data.draw(st.integers(1, 4))):
+        spoiled[data.draw(st.integers(0, len(spoiled) - 1))] = data.draw(st.integers(0, 255))
+    (tmp_path / name).write_bytes(spoiled)
+    problem = f"{name}: "
+    try:
+        with bounded():
+            list(read_documents(tmp_path / name, "text"))
+    except RequestError as error:
+        problem = str(error)
+    assert f"{name}: " in problem  # Either is right: a letter of a text may change, and it is a text.
