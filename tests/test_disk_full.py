@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 from collections import namedtuple
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +23,8 @@ from nowag_exp.progress import Reporter
 from nowag_exp.records.store import Store, Stored
 from nowag_exp.runner import Outcome
 from tests.small_disk import remount, small_disk
+
+resource = pytest.importorskip("resource", reason="not on Windows, which has no largest file")
 
 CHECKPOINT = 244_000
 """Bytes of the tiny model's tensors, pruned by half; no file in the store is as large."""

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -16,7 +15,11 @@ import pytest
 from benchmarks.memory import WIDTH, write_model
 from nowag_exp.models import Architecture
 
-pytestmark = pytest.mark.slow
+resource = pytest.importorskip("resource", reason="not on Windows, which has no such ceiling")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds the memory of a process to a ceiling"),
+]
 
 GB = 1_000_000_000
 CEILING = 4 * GB
