@@ -64,10 +64,15 @@ class WheelMember:
     def _download(self, folder: Path) -> Path:
         options = ("--platform", "--python-version", "--implementation", "--abi")
         tags = [part for pair in zip(options, self.tags, strict=False) for part in pair]
+        # By its hash, so that pip, too, reads nothing in another file; only a file of requirements can say it.
+        requirements = folder / "requirements.txt"
+        requirements.write_text(f"{self.requirement} --hash=sha256:{self.wheel_sha256}\n", encoding="utf-8")
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
-        command += ["--disable-pip-version-check", *tags, "--dest", str(folder), "--", self.requirement]
+        command += ["--disable-pip-version-check", *tags, "--dest", str(folder), "--requirement", str(requirements)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(folder.glob("*.whl"))
+        if other := re.search(r"^ *Got +([0-9a-f]{64})$", done.stderr, re.MULTILINE):
+            raise _not_as_pinned(self.requirement, other[1], self.wheel_sha256)
         if done.returncode or len(wheels) != 1:
             reason = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
             raise RequestError(
@@ -104,9 +109,12 @@ def _unpack(wheel: Path, member: str, destination: Path) -> None:
 
 
 def _verify(path: Path, expected: str, what: str) -> None:
-    found = sha256_file(path)
-    if found != expected:
-        raise RequestError(
-            f"{what} is not the file this version was tested with: sha256 {found}, expected {expected}; "
-            "nothing was kept. If the package index is a mirror, check that it serves the original file"
-        )
+    if (found := sha256_file(path)) != expected:
+        raise _not_as_pinned(what, found, expected)
+
+
+def _not_as_pinned(what: str, found: str, expected: str) -> RequestError:
+    return RequestError(
+        f"{what} is not the file this version was tested with: sha256 {found}, expected {expected}; "
+        "nothing was kept. If the package index is a mirror, check that it serves the original file"
+    )

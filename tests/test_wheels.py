@@ -59,6 +59,12 @@ def test_another_wheel_under_the_same_name_is_refused_before_it_is_unpacked(whee
     assert list(cache.iterdir()) == []
 
 
+def test_another_wheel_is_refused_before_pip_looks_into_it(wheel: Path, cache: Path) -> None:
+    wheel.write_bytes(b"no archive at all")
+    with pytest.raises(RequestError, match=r"some-data==1\.2 is not the file .* sha256 574231741.*, expected 0000"):
+        member(wheel, wheel_sha256="0" * 64).unpack(cache / "data.bin")
+
+
 def test_another_member_is_refused(wheel: Path, cache: Path) -> None:
     with pytest.raises(RequestError, match=r"some_data/data\.bin in some-data==1\.2 is not the file"):
         member(wheel, sha256="0" * 64).unpack(cache / "data.bin")
