@@ -92,8 +92,7 @@ def score_windows(
     bad = int((~torch.isfinite(means[:, 0])).sum())
     if bad:
         raise NowagError(
-            f"evaluation: {bad} of {len(means)} windows have NaN or infinite loss; "
-            "check the checkpoint, or use model.dtype=bfloat16 or float32"
+            f"evaluation: {bad} of {len(means)} windows have NaN or infinite loss; {model.why_not_finite()}"
         )
     losses, kl, agreement = means.T.contiguous()
     return WindowScores(losses, None, None) if dense is None else WindowScores(losses, kl, agreement)

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -307,6 +308,20 @@ class CausalLM:
     def values(self, name: str) -> Tensor:
         """A parameter that no site names."""
         return self.module.get_parameter(name).data if self.stream is None else self.stream.tensor(name)
+
+    def why_not_finite(self) -> str:
+        """Why what it computes is NaN or infinite, and what to do: names the first parameter that is, if any is."""
+        blocks = (
+            (f"model.layers.{index}.{name}", parameter.data)
+            for index in range(self.n_blocks)
+            for name, parameter in self.block(index).named_parameters()
+        )
+        others = ((name, self.values(name)) for name, _ in self.other_parameters() if ".layers." not in name)
+        for name, values in chain(blocks, others):
+            if bad := int((~torch.isfinite(values)).sum()):
+                return f"{name}: {bad} of {values.numel()} values are NaN or infinite; download the model again"
+        remedy = "use model.dtype=bfloat16 or float32" if self.dtype == torch.float16 else "check the checkpoint"
+        return f"all weights are finite, but activations left the range of {str(self.dtype)[6:]}; {remedy}"
 
     def replace_weight(self, linear: str, values: Float[Tensor, "d_out d_in"]) -> None:
         """Put other values into a linear, until :meth:`restore`; of a streamed model while its block is held."""

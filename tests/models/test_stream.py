@@ -1,6 +1,7 @@
 """A streamed model is the loaded one, to the last bit, and holds one block at a time."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -233,3 +234,25 @@ def test_what_does_not_fit_beside_nothing_is_named(
     monkeypatch.setattr(torch.Tensor, "to", full)
     with pytest.raises(NowagError, match=rf"^{what} of the model does not fit .* of cpu, .* 2.00 GiB.*; free memory$"):
         streamed.block(1) if what == "block 1" else streamed.logits(torch.zeros(1, 4, 4))
+
+
+@pytest.mark.parametrize("load", [CausalLM.load, CausalLM.streamed])
+@pytest.mark.parametrize("name", [f"{LINEAR}.weight", "model.layers.2.input_layernorm.weight", "lm_head.weight"])
+def test_a_parameter_that_is_not_finite_is_named(source: ModelSource, name: str, load: Callable[..., CausalLM]) -> None:
+    path = source.folder() / "model.safetensors"
+    whole = load_file(path)
+    whole[name].view(-1)[:2] = float("inf")
+    save_file(whole, path, metadata={"format": "pt"})
+    model = load(Checkpoint(path.parent), torch.float32, torch.device("cpu"))
+    expected = f"{name}: 2 of {whole[name].numel()} values are NaN or infinite; download the model again"
+    assert model.why_not_finite() == expected
+
+
+@pytest.mark.parametrize(
+    ("dtype", "remedy"),
+    [("float16", "use model.dtype=bfloat16 or float32"), ("bfloat16", "check the checkpoint")],
+)
+def test_if_all_weights_are_finite_the_type_is_too_narrow(source: ModelSource, dtype: str, remedy: str) -> None:
+    model = CausalLM.streamed(Checkpoint(source.folder()), getattr(torch, dtype), torch.device("cpu"))
+    expected = f"all weights are finite, but activations left the range of {dtype}; {remedy}"
+    assert model.why_not_finite() == expected

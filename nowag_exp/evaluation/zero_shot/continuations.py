@@ -157,7 +157,7 @@ class Continuations:
         if bad:
             raise NowagError(
                 f"zero-shot evaluation: {bad} of {len(sums)} continuations have NaN or infinite log-likelihood; "
-                "check the checkpoint, or use model.dtype=bfloat16 or float32"
+                f"{self._model.why_not_finite()}"
             )
         answers = iter(zip((-sums).tolist(), greedy, strict=True))
         return [[next(answers) for _ in tree.keys] for tree in batch]
