@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from nowag_exp import verbs
+from nowag_exp import interrupt, verbs
 from nowag_exp.errors import report
 from nowag_exp.layout import groups, sweeps
 
@@ -82,7 +82,8 @@ def _silence() -> None:
 
 def _guarded(verb: Callable[[], int]) -> int:
     try:
-        return verb()
+        with interrupt.noticed():
+            return verb()
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where this stopped", file=sys.stderr)
         return INTERRUPTED

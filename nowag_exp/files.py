@@ -214,7 +214,7 @@ def atomic_write(path: Path, n_bytes: int | None = None) -> Iterator[Path]:
 @contextmanager
 def _atomic_write(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_left_behind(path)
+    remove_left_behind(path.parent, path.name)
     # A folder, as the writer may have a temporary file of its own beside the one it is given: safetensors does.
     prefix = f".{path.name}.{os.getpid()}@{socket.gethostname()}."
     folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix, suffix=".tmp"))
@@ -230,10 +230,16 @@ def _atomic_write(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _remove_left_behind(path: Path) -> None:
-    """Remove what processes of this machine that are no more were writing under this name."""
-    for left_behind in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        owner = re.fullmatch(r"(\d+)@(.+)\.\w+\.tmp", left_behind.name.removeprefix(f".{path.name}."))
+def remove_left_behind(folder: Path, name: str = "*") -> None:
+    """Remove what processes of this machine that are no more were writing in a folder.
+
+    Args:
+        folder: of the files.
+        name: of the one that they were writing; by default any, also in folders below.
+    """
+    written = folder.rglob(".*.tmp") if name == "*" else folder.glob(f".{glob.escape(name)}.*.tmp")
+    for left_behind in list(written):
+        owner = re.fullmatch(r"\..+\.(\d+)@(.+)\.\w+\.tmp", left_behind.name)
         if owner and owner[2] == socket.gethostname() and not _is_running(int(owner[1])):
             shutil.rmtree(left_behind, ignore_errors=True)
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 _requested = threading.Event()
+_pressed = threading.Event()
 
 
 def requested() -> bool:
@@ -53,6 +54,42 @@ def graceful(signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)
         for number, handler in before.items():
             signal.signal(number, handler)
         _requested.clear()
+
+
+@contextmanager
+def noticed() -> Iterator[None]:
+    """Let an error that Ctrl-C led to be an interruption, whatever a library made of it.
+
+    A KeyboardInterrupt in the middle of OmegaConf can come out as an AttributeError. Does nothing outside the main
+    thread, and where Ctrl-C has a handler of somebody's own.
+
+    Raises:
+        KeyboardInterrupt: instead of an error after Ctrl-C.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    _pressed.clear()
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        yield
+    except Exception as error:
+        if pressed():
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pressed() -> bool:
+    """Whether Ctrl-C ended something in the body of :func:`noticed`; an error may then be its consequence."""
+    return _pressed.is_set()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _pressed.set()
+    raise KeyboardInterrupt
 
 
 def _ask(number: int, frame: FrameType | None) -> None:

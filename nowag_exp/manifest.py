@@ -24,8 +24,8 @@ def write_manifest(path: Path, about: Mapping[str, Any] | None = None) -> None:
     path.write_text(with_checksum(content), encoding="utf-8")
 
 
-def check_manifest(path: Path, unread: tuple[str, ...] = ()) -> None:
-    """Hold a folder against its list; files that are not listed may lie beside the others.
+def check_manifest(path: Path, unread: tuple[str, ...] = ()) -> list[Path]:
+    """Hold a folder against its list, and return the files in it; others may lie beside them.
 
     Args:
         path: of the list.
@@ -34,7 +34,8 @@ def check_manifest(path: Path, unread: tuple[str, ...] = ()) -> None:
     Raises:
         DamageError: naming the first file that is missing or changed; the list is one of them.
     """
-    for name, sha256 in _listed(path, all_are_read=not unread).items():
+    listed = _listed(path, all_are_read=not unread)
+    for name, sha256 in listed.items():
         file = path.parent / name
         try:
             if not file.is_file():
@@ -43,6 +44,7 @@ def check_manifest(path: Path, unread: tuple[str, ...] = ()) -> None:
                 raise DamageError(f"{file}: is not the file that was written (its sha256 is another)")
         except OSError as error:
             raise DamageError(f"{file}: cannot be read ({error.strerror})") from error
+    return [path.parent / name for name in listed]
 
 
 def _listed(path: Path, all_are_read: bool) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Run one checked experiment unless it is recorded: the outcome, with its log and its tracker."""
 
+import functools
 import logging
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from nowag_exp import experiment as one
 from nowag_exp.config import Experiment
 from nowag_exp.errors import one_line
 from nowag_exp.experiment import Workbench
-from nowag_exp.files import is_locked, locked, require_room
+from nowag_exp.files import is_locked, locked, remove_left_behind, require_room
 from nowag_exp.models import damage
 from nowag_exp.progress import Reporter
 from nowag_exp.records.record import RunRecord, load_record, record_path
@@ -46,6 +47,7 @@ def run_logged(experiment: Experiment, bench: Workbench, reporter: Reporter, gro
     Its record is then sent to the tracker, unless it has been; that this fails is said, and is no failure.
     """
     results, fingerprint, tracker = experiment.paths.folder, experiment.fingerprint, experiment.tracking
+    _tidy(results)
     log_file = _log_file(results, fingerprint)
     # Two processes that want the same experiment do it once: the second finds the record of the first.
     with locked(record_path(results, fingerprint)), logging_to(log_file):
@@ -70,6 +72,12 @@ def run_logged(experiment: Experiment, bench: Workbench, reporter: Reporter, gro
         except Exception as error:
             log.exception("failed")
             return Outcome(experiment, None, one_line(error), log_file)
+
+
+@functools.cache
+def _tidy(results: Path) -> None:
+    """Once a process: who was killed after the last step of a write left a folder that no other write removes."""
+    remove_left_behind(results)
 
 
 def send_logged(tracker: Tracker, fingerprint: str, results: Path) -> str | None:

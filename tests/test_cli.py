@@ -1,8 +1,11 @@
 """The command as a user meets it: exit codes, one line an error, files where they are said to be."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -285,6 +288,24 @@ def test_interrupting_a_multirun_stops_all_of_it(cli, tiny_run: list[str], monke
 
     monkeypatch.setattr(Magnitude, "score", interrupt)
     code, out, err = cli("run", "--multirun", *tiny_run, "method=magnitude,dense")
+    assert (code, out) == (130, "")
+    assert err.strip() == "interrupted; the same command goes on where this stopped"
+
+
+@pytest.mark.parametrize("verb", [["run"], ["sweep", "demo"]])
+def test_ctrl_c_that_a_library_turned_into_an_error_is_an_interruption(
+    cli, verb: list[str], tiny_run: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compose_like_omegaconf(*args: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+        finally:
+            raise AttributeError("'NoneType' object has no attribute '_invalidate_flags_cache'")
+
+    for user in ("nowag_exp.config.build_experiment", "nowag_exp.sweep.build_experiment"):
+        monkeypatch.setattr(user, compose_like_omegaconf)
+    code, out, err = cli(*verb, *tiny_run)
     assert (code, out) == (130, "")
     assert err.strip() == "interrupted; the same command goes on where this stopped"
 

@@ -165,10 +165,10 @@ def damage(folder: Path) -> str | None:
     looked at when they are loaded.
     """
     try:
-        check_manifest(folder / MANIFEST, unread=(".safetensors",))
+        listed = check_manifest(folder / MANIFEST, unread=(".safetensors",))
     except DamageError as error:
         return str(error)
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in (path for path in listed if path.suffix == ".safetensors"):
         try:
             with safe_open(path, framework="pt"):
                 pass

@@ -6,6 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from nowag_exp import interrupt
 from nowag_exp.errors import NowagError, report
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ def main(arguments: list[str]) -> int:
         try:
             codes.append(_run_one(config, bench()))
         except Exception as error:
+            if interrupt.pressed():  # Hydra would print what it came out as.
+                raise KeyboardInterrupt from error
             codes.append(report(error))
 
     compose.prepare_hydra()
@@ -70,7 +73,6 @@ def main(arguments: list[str]) -> int:
 
 
 def _run_one(config: "DictConfig", bench: "Workbench") -> int:
-    from nowag_exp import interrupt
     from nowag_exp.compose import reported, resolve
     from nowag_exp.config import build_experiment
     from nowag_exp.experiment import check, recorded

@@ -42,6 +42,9 @@ SWEEP = [
     "tracking=tensorboard",
 ]
 N_JOBS, N_SPARSEGPT = 6, 3
+N_PASSES = 2
+"""Of the dense model: for NoWag-P, and with second moments, which are complete at the end of the second."""
+
 KEEP_ALL, KEEP_LITTLE = "runtime.save_every=0", "runtime.save_every=60"
 """Whether the state of a job is kept after each block, or nothing of a job that takes a second."""
 
@@ -104,11 +107,14 @@ class Trial:
     def finished(self) -> dict[str, tuple[int, int]]:
         """What nobody may make again: each file that is whole, by the file system's number and time of it."""
         kept = [*self.results.glob("runs/*"), *self.results.glob("store/*/*"), *self.cache.glob("*/*/*")]
+        unfinished = {"walks"}  # Where a pass over the blocks stands; it goes when the pass has ended.
+        if len(list(self.results.glob("store/statistics/*.safetensors"))) < N_PASSES:
+            unfinished.add("second_moments")  # Of a pass that has not: of no use without where it stands.
         return {
             str(path.relative_to(self.folder)): (path.stat().st_ino, path.stat().st_mtime_ns)
             for path in kept
             if path.is_file()
-            and path.parent.name != "walks"  # Where a pass over the blocks stands; it goes when the pass has ended.
+            and path.parent.name not in unfinished
             and not any(part.startswith(".") for part in path.relative_to(self.folder).parts)
         }
 

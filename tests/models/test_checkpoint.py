@@ -128,6 +128,12 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+def test_a_saved_checkpoint_is_whole_whatever_lies_beside_its_files(saved: Path) -> None:
+    (saved / "NOTES.md").write_text("mine")
+    (saved / "extra.safetensors").write_text("mine")
+    assert damage(saved) is None
+
+
 def test_a_saved_checkpoint_that_lost_any_of_its_files_is_not_whole(saved: Path) -> None:
     assert len(list(saved.glob("*.safetensors"))) > 2
     assert damage(saved) is None
