@@ -9,13 +9,18 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice, product
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra._internal import hydra as hydra_main
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import IConfigRepository
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
 from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
@@ -43,44 +48,91 @@ def prepare_hydra() -> None:
     """Have Hydra read config files as we do, with ``sparsity_of``; the environment, with its secrets, is not read."""
     OmegaConf.register_new_resolver("sparsity_of", sparsity_of, replace=True)
     OmegaConf.register_new_resolver("oc.env", _refuse_environment, replace=True)
-    Plugins.instance()  # It registers Hydra's own reader.
+    Plugins.instance()  # It registers Hydra's own readers.
     SourcesRegistry.instance().types[FileConfigSource.scheme()] = ConfigFiles
+    SourcesRegistry.instance().types[ImportlibResourcesConfigSource.scheme()] = PackagedConfigs
+    hydra_main.ConfigLoaderImpl = ConfigLoader
+
+
+# What stands under `hydra` names classes that Hydra imports and calls, so files of others may not say it. Hydra lets
+# plugins add readers of config files, but not replace its own, nor see the package that a file ends up in. Hence the
+# private names below (FileConfigSource, ImportlibResourcesConfigSource, SourcesRegistry, ConfigLoaderImpl and its
+# _load_single_config), tried with Hydra 1.3.8; tests/hostile/test_yaml.py fails where they no longer hold.
 
 
 class ConfigFiles(FileConfigSource):
-    """Hydra's reader of config files, for files of anybody: of this package, or of a folder that the user names.
-
-    What stands under ``hydra`` names classes that Hydra would import and call, so files may not say it.
-    """
+    """Hydra's reader of config files, for files of anybody: of this package, or of a folder that the user names."""
 
     def load_config(self, config_path: str) -> ConfigResult:
         """One file.
 
         Raises:
-            ConfigError: naming it, if it is no YAML that means one thing, maps no keys, or says something of ``hydra``.
+            RequestError: naming it, if it is no YAML that means one thing.
+            ConfigError: naming it, if it maps no keys, or has the key ``hydra``.
         """
-        path = Path(self.path) / self._normalize_file_name(config_path)
-        own = path.resolve() == (folder("conf") / f"{CONFIG_NAME}.yaml").resolve()
+        path = (Path(self.path) / self._normalize_file_name(config_path)).resolve()  # What Hydra opens.
         if path.is_file():
             state = path.stat()
-            if _speaks_of_hydra(path, state.st_mtime_ns, state.st_size) and not own:
+            # Not left to ConfigLoader: Hydra imports the packages of hydra.searchpath before it composes anything.
+            if _has_hydra(path, state.st_mtime_ns, state.st_size) and not _is_main(path):
                 raise _hydra_is_not_theirs(path)
         result = super().load_config(config_path)
-        if "hydra" in Path(config_path).parts or "hydra" in (result.header.get("package") or ""):
-            raise _hydra_is_not_theirs(path)
+        result.path = f"{self.scheme()}://{path}"
         return result
 
 
+class PackagedConfigs(ImportlibResourcesConfigSource):
+    """Hydra's reader of its own configs, which is asked first, and would read any file of this machine."""
+
+    def is_config(self, config_path: str) -> bool:
+        """Whether the package has it; what lies outside is left to :class:`ConfigFiles`."""
+        path = PurePath(config_path)
+        return not path.is_absolute() and ".." not in path.parts and super().is_config(config_path)
+
+
+class ConfigLoader(ConfigLoaderImpl):
+    """Hydra's composition of a config, for files of anybody."""
+
+    def _load_single_config(self, default: ResultDefault, repo: IConfigRepository) -> ConfigResult:
+        """One config, in the package that its file, those that include it and the command line give it.
+
+        Raises:
+            ConfigError: naming the file, if one of others sets anything under ``hydra`` or chooses a config of Hydra's.
+        """
+        loaded = super()._load_single_config(default, repo)
+        if (
+            _is_of_hydra(default.config_path)
+            or any(entry.is_override() and _is_of_hydra(entry.group) for entry in loaded.defaults_list)
+            or "hydra" in list(loaded.config)  # A DictConfig itself does not contain what is `???`.
+        ):
+            files = [_file(config) for config in (loaded, repo.load_config(default.parent)) if config]
+            if theirs := [path for path in files if path and not _is_main(path)]:
+                # A part of ours that theirs puts there is not to blame.
+                raise _hydra_is_not_theirs(min(theirs, key=lambda path: path.is_relative_to(folder("conf"))))
+        return loaded
+
+
 @functools.lru_cache(maxsize=4096)
-def _speaks_of_hydra(path: Path, modified: int, size: int) -> bool:
-    """Whether a file has settings of Hydra's or puts another file among them; an unchanged one is read once."""
+def _has_hydra(path: Path, modified: int, size: int) -> bool:
+    """Whether a file has settings of Hydra's; an unchanged one is read once."""
     content = read_yaml(path, str(path))
     if not isinstance(content, Mapping | None):
         raise ConfigError([f"{path}: must map config keys to values; got {type(content).__name__}"])
-    defaults = (content or {}).get("defaults")
-    entries = defaults if isinstance(defaults, list) else []
-    texts = [str(text) for entry in entries for text in (entry if isinstance(entry, Mapping) else [entry])]
-    return "hydra" in (content or {}) or any("hydra" in text.partition("@")[2] for text in texts)
+    return "hydra" in (content or {})
+
+
+def _file(config: ConfigResult) -> Path | None:
+    """Where a config was read by :class:`ConfigFiles`; none for Hydra's own."""
+    scheme, _, path = config.path.partition("://")
+    return Path(path) if scheme == ConfigFiles.scheme() else None
+
+
+def _is_main(path: Path) -> bool:
+    return path == (folder("conf") / f"{CONFIG_NAME}.yaml").resolve()
+
+
+def _is_of_hydra(config_path: str) -> bool:
+    return config_path.removeprefix("/").partition("/")[0] == "hydra"
 
 
 def _hydra_is_not_theirs(path: Path) -> ConfigError:

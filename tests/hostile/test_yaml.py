@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -139,6 +139,15 @@ def test_a_config_file_that_is_ambiguous_endless_or_code_is_refused_with_its_lin
     assert not (workplace / "ran").exists()
 
 
+@pytest.fixture
+def planted(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], bool]]:
+    """Put a module where Python finds it; tells whether anything imported it."""
+    (workplace / "planted.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
+    monkeypatch.syspath_prepend(workplace)
+    yield lambda: "planted" in sys.modules or (workplace / "ran").exists()
+    sys.modules.pop("planted", None)
+
+
 CALL = b"{evil: {_target_: planted.Run, class: planted.Run, (): planted.Run}}"
 
 
@@ -151,7 +160,7 @@ CALL = b"{evil: {_target_: planted.Run, class: planted.Run, (): planted.Run}}"
         {"experiment/it.yaml": b"# @package hydra.callbacks\n" + CALL},
         {"experiment/it.yaml": b"# @package _global_.hydra.callbacks\n" + CALL},
         {
-            "experiment/it.yaml": b"# @package _global_\ndefaults: ['/method@_global_.hydra.callbacks: evil']\n",
+            "experiment/it.yaml": b"# @package _global_\ndefaults: [/method/evil@_global_.hydra.callbacks]\n",
             "method/evil.yaml": CALL,
         },
         {
@@ -166,27 +175,119 @@ CALL = b"{evil: {_target_: planted.Run, class: planted.Run, (): planted.Run}}"
             "experiment/it.yaml": b"# @package _global_\ndefaults: [{override /hydra/sweeper: evil}]\n",
             "hydra/sweeper/evil.yaml": CALL,
         },
+        {
+            "experiment/it.yaml": b"# @package _global_\ndefaults: [/hydra.callbacks: evil]\n",
+            "hydra.callbacks/evil.yaml": CALL,
+        },
+        {
+            "experiment/it.yaml": b"# @package _global_\ndefaults: [/hydra.callbacks/evil]\n",
+            "hydra.callbacks/evil.yaml": CALL,
+        },
+        {
+            "experiment/it.yaml": b"# @package _global_\ndefaults: [/ra@hyd_group_.callbacks: plain]\n",
+            "ra/plain.yaml": CALL,
+        },
+        {
+            "experiment/it.yaml": b"# @package _global_\ndefaults: ['/method/evil@_global_.[hydra].callbacks']\n",
+            "method/evil.yaml": CALL,
+        },
+        {
+            "experiment/it.yaml": b"# @package _global_\ndefaults: [/method@_global_: evil]\n",
+            "method/evil.yaml": b"hydra: {callbacks: " + CALL + b"}\n",
+        },
+        {
+            "experiment/it.yaml": b"# @package _global_\ndefaults: [/THEIRS/between]\n",
+            "between.yaml": b"# @package _global_\ndefaults: [/THEIRS/evil@_global_.hydra.callbacks]\n",
+            "evil.yaml": CALL,
+        },
+        {"experiment/it.yaml": b"# @package _global_\ndefaults: [/method@_global_.hydra.callbacks: wanda]\n"},
+        {"experiment/it.yaml": b"# @package _global_\ndefaults: [override /hydra/job_logging: disabled]\n"},
+        {"experiment/it.yaml": b"# @package _global_\ndefaults: [override /hydra/launcher: basic]\n"},
+        {"experiment/it.yaml": b"# @package _global_\ndefaults: [optional override /hydra/launcher: basic]\n"},
+        {"experiment/it.yaml": b"# @package _global_\ndefaults: [/hydra/launcher/basic]\n"},
+        {
+            "experiment/it.yaml": b"# @package _global_\ndefaults: ['/hydra/quiet@_global_']\n",
+            "hydra/quiet.yaml": b"defaults: [override launcher@_global_.hydra.launcher: basic]\n",
+        },
     ],
-    ids=["callbacks", "logging", "merged", "package", "global", "placed", "placed entry", "group", "overridden"],
+    ids=[
+        "callbacks",
+        "logging",
+        "merged",
+        "package",
+        "global",
+        "placed",
+        "placed entry",
+        "group",
+        "overridden",
+        "dotted entry",
+        "dotted",
+        "keyword",
+        "brackets",
+        "placed global",
+        "absolute",
+        "placed ours",
+        "override",
+        "override same",
+        "optional override",
+        "hydra's own",
+        "override beside",
+    ],
 )
 def test_a_config_file_cannot_have_hydra_import_or_call_anything(
     experiment: Callable[[bytes], list[str]],
     workplace: Path,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    planted: Callable[[], bool],
     files: dict[str, bytes],
 ) -> None:
-    (workplace / "planted.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
-    monkeypatch.syspath_prepend(workplace)
     arguments = experiment(b"")
     for name, content in files.items():
         (workplace / "theirs" / name).parent.mkdir(parents=True, exist_ok=True)
-        (workplace / "theirs" / name).write_bytes(content)
+        (workplace / "theirs" / name).write_bytes(content.replace(b"THEIRS", str(workplace / "theirs").encode()))
     assert main(arguments) == 2
-    assert "planted" not in sys.modules
-    assert not (workplace / "ran").exists()
+    assert not planted()
     told = capsys.readouterr().err
     assert re.match(r"error: .*theirs/.*\.yaml: sets hydra, .*give it on the command line\n$", told), told
+
+
+@pytest.mark.parametrize("name", ["/THEIRS/evil", "/none/../evil"])
+def test_a_config_file_outside_the_group_is_read_as_strictly(
+    experiment: Callable[[bytes], list[str]], workplace: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    name = name.replace("THEIRS", str(workplace / "theirs"))
+    arguments = experiment(f"# @package _global_\ndefaults: [{name}]\n".encode())
+    (workplace / "theirs" / "evil.yaml").write_bytes(LAUGHS)
+    assert main(arguments) == 2
+    assert "evil.yaml: is not YAML (line 5: it holds more than 20,000 values)" in capsys.readouterr().err
+
+
+def test_a_name_that_is_no_keyword_to_hydra_leads_a_config_file_nowhere(
+    experiment: Callable[[bytes], list[str]], workplace: Path, planted: Callable[[], bool]
+) -> None:
+    arguments = experiment(b"# @package _global_\ndefaults: [/method@hyd_name_.callbacks: ra]\n")
+    (workplace / "theirs" / "method").mkdir()
+    (workplace / "theirs" / "method" / "ra.yaml").write_bytes(CALL)
+    assert main(arguments) == 2
+    assert not planted()
+
+
+def test_a_config_of_their_own_cannot_have_hydra_search_a_package(
+    workplace: Path, capsys: pytest.CaptureFixture[str], planted: Callable[[], bool]
+) -> None:
+    (workplace / "config.yaml").write_text("hydra: {searchpath: ['pkg://planted']}\n")
+    assert main(["run", "--config-path", str(workplace), *NO_TEXT]) == 2
+    assert not planted()
+    assert "config.yaml: sets hydra, " in capsys.readouterr().err
+
+
+def test_the_command_line_may_set_hydra(
+    experiment: Callable[[bytes], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = experiment(b"# @package _global_\nmethod: {sparsity: 0.25}\n")
+    theirs = ["hydra/job_logging=disabled", "hydra.job.name=named", "+hydra.callbacks.none.key=1"]
+    assert main([*arguments, *theirs, "--cfg", "hydra"]) == 0
+    assert re.search("name: named", capsys.readouterr().out)
 
 
 def test_an_experiment_of_the_users_own_folder_is_composed(
