@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, overload
 
 from nowag_exp.errors import RequestError
 from nowag_exp.files import expanded, expands_too_much, most_expanded, parse_json
-from nowag_exp.text.tabular import UNPACKED, read_arrow, read_parquet, text_bytes
+from nowag_exp.text.tabular import UNPACKED, decoded_bytes, read_arrow, read_parquet
 
 if TYPE_CHECKING:
     import pyarrow
@@ -152,11 +152,12 @@ class ArrowColumn(Sequence[str]):
         self._column = column
         values = column.type.value_type if types.is_dictionary(column.type) else column.type
         is_text = types.is_string(values) or types.is_large_string(values) or types.is_string_view(values)
-        if is_text and not column.null_count:
-            if text_bytes(column) > most_expanded(path):
+        # Not its null_count: a dictionary may hold the null.
+        number = column.is_null().index(True).as_py() if is_text else 0
+        if number < 0:
+            if decoded_bytes(column) > most_expanded(path):
                 raise RequestError(expands_too_much(path, UNPACKED))
             return
-        number = column.is_null().index(True).as_py() if is_text else 0
         kind = type(column[number].as_py()).__name__ if len(column) else str(column.type)
         raise RequestError(f"{path}: row {number + 1} has no text in '{text_column}' but {kind}; set text_column")
 

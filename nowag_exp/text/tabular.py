@@ -68,30 +68,47 @@ def read_arrow(path: Path, columns: Sequence[str] | None = None) -> "pyarrow.Tab
         return pyarrow.Table.from_batches(batches, schema)
 
 
-def text_bytes(column: "pyarrow.ChunkedArray") -> int:
-    """Of the texts of a column, each as often as it is there: rows may share what is stored.
+def decoded_bytes(column: "pyarrow.ChunkedArray") -> int:
+    """What a column takes once each row has its own values: as views or in a dictionary, rows may share them.
 
     Args:
-        column: of text, also as views or in a dictionary, checked and without gaps.
+        column: of any type, checked.
     """
+    return sum(map(_decoded_bytes, column.chunks))
+
+
+def _decoded_bytes(values: "pyarrow.Array") -> int:
     from pyarrow import types
 
-    n_bytes = 0
-    for chunk in column.chunks:
-        if types.is_dictionary(chunk.type):
-            n_bytes += int(_lengths(chunk.dictionary)[chunk.indices.to_numpy()].sum())
-        else:
-            n_bytes += int(_lengths(chunk).sum())
-    return n_bytes
+    kind = values.type
+    if types.is_struct(kind):
+        return sum(_decoded_bytes(values.field(i)) for i in range(kind.num_fields))
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return int(values.nbytes - values.flatten().nbytes) + _decoded_bytes(values.flatten())
+    shares = types.is_dictionary(kind) or _is_view(kind)
+    return int(_lengths(values).sum()) if shares else int(values.nbytes)
 
 
-def _lengths(texts: "pyarrow.Array") -> np.ndarray:
+def _is_view(kind: "pyarrow.DataType") -> bool:
+    from pyarrow import types
+
+    return bool(types.is_string_view(kind) or types.is_binary_view(kind))
+
+
+def _lengths(values: "pyarrow.Array") -> np.ndarray:
+    """Bytes of each value; none of a null."""
     from pyarrow import compute, types
 
-    if types.is_string_view(texts.type):  # A view opens with the length; pyarrow has no function for it.
-        views = np.frombuffer(texts.buffers()[1], "<i4")[4 * texts.offset :: 4]
-        return views[: len(texts)].astype(np.int64)
-    return compute.binary_length(texts).to_numpy().astype(np.int64)
+    if types.is_dictionary(values.type):
+        lengths = _lengths(values.dictionary)[values.indices.fill_null(0).to_numpy()] if len(values.dictionary) else 0
+    elif _is_view(values.type):  # A view opens with the length; pyarrow has no function for it.
+        views = np.frombuffer(values.buffers()[1], "<i4")[4 * values.offset :: 4]
+        lengths = views[: len(values)].astype(np.int64)
+    elif types.is_primitive(values.type):
+        lengths = ROW_BYTES
+    else:
+        lengths = compute.binary_length(values).fill_null(0).to_numpy()
+    return np.where(values.is_valid(), lengths, 0)
 
 
 class _Left:

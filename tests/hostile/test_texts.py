@@ -85,10 +85,68 @@ def test_a_table_that_expands_without_end_is_refused_before_it_fills_memory(
         read_documents(tmp_path / name, "text")
 
 
-def test_rows_of_a_zero_shot_task_are_bounded_as_texts_are(tmp_path: Path, little_memory: Limit) -> None:
-    (tmp_path / "rows.parquet").write_bytes(BOMBS["repeated.parquet"]())
-    with little_memory(), pytest.raises(RequestError, match=r"rows\.parquet: expands to more than"):
-        read_rows([tmp_path / "rows.parquet"], ["text"])
+@pytest.mark.parametrize("name", BOMBS)
+def test_rows_of_a_zero_shot_task_are_bounded_as_texts_are(tmp_path: Path, little_memory: Limit, name: str) -> None:
+    (tmp_path / name).write_bytes(BOMBS[name]())
+    with little_memory(), pytest.raises(RequestError, match=rf"{name}: expands to more than .* give it as \.jsonl$"):
+        read_rows([tmp_path / name], ["text"])
+
+
+def nested(kind: str) -> pyarrow.Array:
+    """500 rows of a text of a megabyte, stored once, below lists or objects or as views."""
+    if kind == "list":
+        return pyarrow.ListArray.from_arrays(np.arange(501, dtype=np.int32), repeated(500))
+    if kind == "fixed":
+        return pyarrow.FixedSizeListArray.from_arrays(repeated(500), 2)
+    return pyarrow.StructArray.from_arrays([repeated(500)], ["label"])
+
+
+@pytest.mark.parametrize("kind", ["list", "fixed", "struct"])
+def test_rows_are_bounded_in_lists_and_objects_as_well(tmp_path: Path, little_memory: Limit, kind: str) -> None:
+    table = pyarrow.table({"choices": nested(kind)})
+    with pyarrow.ipc.new_stream(tmp_path / "rows.arrow", table.schema) as writer:
+        writer.write_table(table)
+    with little_memory(), pytest.raises(RequestError, match=r"rows\.arrow: expands to more than 100 MB"):
+        read_rows([tmp_path / "rows.arrow"], ["choices"])
+
+
+def test_rows_in_a_dictionary_that_fit_are_read(tmp_path: Path) -> None:
+    options = pyarrow.ListArray.from_arrays([0, 1, 2], pyarrow.array(["yes", "no"]).dictionary_encode())
+    table = pyarrow.table(
+        {
+            "text": pyarrow.array(["a", "a"]).dictionary_encode(),
+            "options": options,
+            "label": pyarrow.DictionaryArray.from_arrays([0, 0], pyarrow.array([7])),
+            "note": pyarrow.DictionaryArray.from_arrays([None, 0], pyarrow.array(["n"])),
+        }
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    assert read_rows([tmp_path / "rows.parquet"], ["text"]).to_list() == [
+        {"text": "a", "options": ["yes"], "label": 7, "note": None},
+        {"text": "a", "options": ["no"], "label": 7, "note": "n"},
+    ]
+
+
+def test_a_column_that_no_data_set_has_is_refused_with_its_file(tmp_path: Path) -> None:
+    ends = pyarrow.RunEndEncodedArray.from_arrays([2], ["a"])
+    (tmp_path / "rows.arrow").write_bytes(arrow(ends))
+    with pytest.raises(RequestError, match=r"rows\.arrow: holds no rows of a data set \(.*run_end_encoded"):
+        read_rows([tmp_path / "rows.arrow"], [])
+
+
+@pytest.mark.parametrize("new", [pyarrow.ipc.new_file, pyarrow.ipc.new_stream])
+def test_a_null_inside_a_dictionary_is_a_row_without_text(tmp_path: Path, new: Callable[..., Any]) -> None:
+    column = pyarrow.DictionaryArray.from_arrays([0, 0, 1], ["a", None])
+    (tmp_path / "null.arrow").write_bytes(arrow(column, new))
+    with pytest.raises(RequestError, match=r"null\.arrow: row 3 has no text in 'text' but NoneType"):
+        read_documents(tmp_path / "null.arrow", "text")
+    with pytest.raises(RequestError, match=r"null\.arrow: 1 rows have no 'text'"):
+        read_rows([tmp_path / "null.arrow"], ["text"])
+
+
+def test_a_null_that_no_row_of_a_dictionary_means_is_harmless(tmp_path: Path) -> None:
+    (tmp_path / "it.arrow").write_bytes(arrow(pyarrow.DictionaryArray.from_arrays([0, 0], ["a", None])))
+    assert list(read_documents(tmp_path / "it.arrow", "text")) == ["a", "a"]
 
 
 def test_as_much_text_as_a_file_may_expand_to_is_read(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from nowag_exp.errors import RequestError
-from nowag_exp.files import parse_json
+from nowag_exp.files import expands_too_much, most_expanded, parse_json
 from nowag_exp.hub import resolve_commit
 from nowag_exp.quiet import quiet_harness
-from nowag_exp.text.tabular import read_arrow, read_parquet
+from nowag_exp.text.tabular import UNPACKED, decoded_bytes, read_arrow, read_parquet
 
 SUFFIXES = (".parquet", ".jsonl", ".json", ".arrow")
 UNNAMED = ("", "data", "default", "plain_text")
@@ -54,11 +54,13 @@ def read_rows(files: Sequence[Path], columns: Sequence[str]) -> Any:
     """All rows of ``files`` as a ``datasets.Dataset`` in memory; nothing is written to any cache.
 
     Raises:
-        RequestError: naming the file, if it cannot be read, holds no rows or lacks one of ``columns``.
+        RequestError: naming the file, if it cannot be read, holds no rows, lacks one of ``columns`` or expands too
+            much.
     """
     import pyarrow
     from datasets import Dataset
     from datasets.table import InMemoryTable
+    from pyarrow import compute
 
     tables = []
     for path in files:
@@ -69,8 +71,11 @@ def read_rows(files: Sequence[Path], columns: Sequence[str]) -> Any:
             raise RequestError(f"{path}: cannot be read ({reason}); download it again") from error
         _check_columns(table.column_names, columns, str(path))
         for column in columns:
-            if table[column].null_count:  # lm-eval would write "None" into the prompt.
-                raise RequestError(f"{path}: {table[column].null_count} rows have no '{column}'; download it again")
+            # Not its null_count: a dictionary may hold the null.
+            if missing := compute.sum(table[column].is_null()).as_py():  # lm-eval would write "None" into the prompt.
+                raise RequestError(f"{path}: {missing} rows have no '{column}'; download it again")
+        if sum(map(decoded_bytes, table.columns)) > most_expanded(path):  # The data set would store each row's own.
+            raise RequestError(expands_too_much(path, UNPACKED))
         tables.append(table)
     try:
         rows = pyarrow.concat_tables(tables, promote_options="default")
@@ -79,7 +84,10 @@ def read_rows(files: Sequence[Path], columns: Sequence[str]) -> Any:
         raise RequestError(f"{files[0].parent}: {names} have other columns ({error}); download them again") from error
     if not rows.num_rows:
         raise RequestError(f"{files[0]}: holds no rows; download it again")
-    return Dataset(InMemoryTable(rows))
+    try:
+        return Dataset(InMemoryTable(rows))
+    except (ValueError, pyarrow.ArrowException) as error:
+        raise RequestError(f"{files[0]}: holds no rows of a data set ({error}); download it again") from error
 
 
 def hub_commit(dataset: str) -> str:
