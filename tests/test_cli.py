@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -292,6 +293,15 @@ def test_interrupting_a_multirun_stops_all_of_it(cli, tiny_run: list[str], monke
     assert err.strip() == "interrupted; the same command goes on where this stopped"
 
 
+@pytest.fixture
+def python_hears_ctrl_c() -> Iterator[None]:
+    """As in a process of one's own: what other tests started (Ray) may have a handler of its own."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before or signal.default_int_handler)
+
+
+@pytest.mark.usefixtures("python_hears_ctrl_c")
 @pytest.mark.parametrize("verb", [["run"], ["sweep", "demo"]])
 def test_ctrl_c_that_a_library_turned_into_an_error_is_an_interruption(
     cli, verb: list[str], tiny_run: list[str], monkeypatch: pytest.MonkeyPatch
