@@ -13,6 +13,9 @@ MOST_NODES = 20_000
 
 DEEPEST = 100
 
+LONGEST_INTEGER = 100
+"""Characters; Python cannot even print one of some thousand digits."""
+
 
 class _Loader(yaml.SafeLoader):
     """PyYAML's own, which knows no Python objects; what it would take, but few mean, is an error."""
@@ -48,6 +51,17 @@ class _Loader(yaml.SafeLoader):
                     )
                 found.add((key.tag, key.value))
         return node
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        if len(node.value) > LONGEST_INTEGER:
+            raise yaml.MarkedYAMLError(
+                problem=f"an integer has more than {LONGEST_INTEGER} characters", problem_mark=node.start_mark
+            )
+        return super().construct_yaml_int(node)
+
+
+# PyYAML looks up the function, not the method.
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def parse_yaml(text: str, where: str) -> Any:

@@ -35,6 +35,8 @@ WRONG = [
     pytest.param(b"base: !!python/object/apply:pathlib.Path [x]\n", r"line 1: could not determine", id="path"),
     pytest.param(b"base: !!bool perhaps\n", r"perhaps", id="no boolean"),
     pytest.param(b"base: 2001-99-99\n", r"month must be in 1\.\.12", id="no date"),
+    pytest.param(b"base: {}\nseed: 0x" + b"f" * 900_000, r"line 2: an integer has more than 100 characters", id="hex"),
+    pytest.param(b"seed: !!int '" + b"1:" * 200 + b"1'", r"line 1: an integer has more than 100", id="sexagesimal"),
     pytest.param(b"base: {a\n", r"line 2: ", id="cut"),
     pytest.param(b"base: \0\n", r"special characters are not allowed", id="nul"),
 ]
