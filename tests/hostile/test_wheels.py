@@ -1,15 +1,17 @@
 """Wheels that are damaged or made to harm: refused by name, and no more is written than was asked for."""
 
 import bz2
+import errno
 import hashlib
 import io
 import shutil
 import stat
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -112,6 +114,29 @@ def test_a_wheel_that_is_damaged_or_made_to_harm_is_refused(
         unpack(content)
     assert problem in str(raised.value)
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EROFS])
+@pytest.mark.parametrize("failing", ["open", "write"])
+def test_a_destination_that_cannot_be_written_is_not_blamed_on_the_wheel(
+    unpack: Unpack, monkeypatch: pytest.MonkeyPatch, failing: str, number: int
+) -> None:
+    class Failing(io.BytesIO):
+        def writelines(self, pieces: Iterable[Any]) -> None:
+            next(iter(pieces))
+            raise OSError(number, "of the machine")
+
+    def fail(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if path.name != "it.bin":
+            return opened(path, *args, **kwargs)
+        if failing == "open":
+            raise OSError(number, "of the machine")
+        return Failing()
+
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(OSError, match="of the machine"):
+        unpack(wheel((MEMBER, CONTENT)))
 
 
 def test_of_thousands_of_members_that_lead_outside_the_one_is_unpacked(
