@@ -77,16 +77,20 @@ def clean_articles(dump: Path) -> Iterator[tuple[str, str]]:
     """Title and prose of each article (redirects left out) in a bz2-compressed MediaWiki export, in its order.
 
     Raises:
-        RequestError: if it expands to more than a dump does.
+        RequestError: naming it, if it expands to more than a dump does, or holds no whole XML.
     """
     parser: ElementTree.XMLPullParser[Any] = ElementTree.XMLPullParser()
-    with bz2.open(dump) as file:
-        for piece in expanded(file, dump, "no dump does; pin another wheel"):
-            parser.feed(piece)
-            ended: Iterator[Any] = parser.read_events()
-            for _, page in ended:
-                if page.tag.endswith("}page") and page.find("{*}redirect") is None:
-                    yield page.findtext("{*}title", ""), clean_wikitext(page.findtext("{*}revision/{*}text", ""))
+    try:
+        with bz2.open(dump) as file:
+            for piece in expanded(file, dump, "no dump does; pin another wheel"):
+                parser.feed(piece)
+                ended: Iterator[Any] = parser.read_events()
+                for _, page in ended:
+                    if page.tag.endswith("}page") and page.find("{*}redirect") is None:
+                        yield page.findtext("{*}title", ""), clean_wikitext(page.findtext("{*}revision/{*}text", ""))
+        parser.close()
+    except ElementTree.ParseError as error:
+        raise RequestError(f"{dump}: holds no whole XML ({error}); pin another wheel") from error
 
 
 def clean_wikitext(wikitext: str) -> str:

@@ -168,6 +168,13 @@ def test_a_member_that_is_no_path_inside_a_wheel_is_refused(name: str) -> None:
         pinned(name, "0" * 64, "0" * 64)
 
 
+@pytest.mark.parametrize("xml", [b"", b"<a><page></page>", b"<a></b>", b"no XML"])
+def test_a_dump_that_is_no_whole_xml_is_refused(tmp_path: Path, xml: bytes) -> None:
+    (tmp_path / "dump.xml.bz2").write_bytes(bz2.compress(xml))
+    with pytest.raises(RequestError, match=r"dump\.xml\.bz2: holds no whole XML \(.*\); pin another wheel$"):
+        list(clean_articles(tmp_path / "dump.xml.bz2"))
+
+
 def test_a_dump_that_expands_without_end_is_refused_before_it_fills_memory(
     tmp_path: Path, little_memory: Callable[[], AbstractContextManager[None]]
 ) -> None:
