@@ -1,7 +1,7 @@
 """Parquet and Arrow files, whoever wrote them: they may expand as much as a compressed text, and no more."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,10 @@ ROW_BYTES = 8
 
 MOST_ROWS = 64
 """Decoded at a time. A few bytes of a Parquet file may stand for many rows of a long text that is stored once, so as
-many are decoded as fit even if each is all that is stored; more would not be faster."""
+many are decoded as fit even if each is all that a row group stores; more would not be faster."""
+
+MOST_AT_ONCE = 1_000_000_000
+"""Bytes that a row group stores if its texts are read into one dictionary, which pyarrow fills to 2 GiB at most."""
 
 UNPACKED = "no text does; if it is one, give it as .jsonl"
 
@@ -38,10 +41,9 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> "pyarrow.T
         left, metadata = _Left(path), file.metadata
         left.take(ROW_BYTES * metadata.num_rows)
         # Not asked of each column: pyarrow ends the process if what is said of one is damaged.
-        stored = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
-        left.require(stored)
-        rows = max(1, min(MOST_ROWS, left.n_bytes // max(stored, 1)))
-        return pyarrow.table({name: _column(file, name, rows, left) for name in names})
+        stored = [metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)]
+        left.require(sum(stored))
+        return pyarrow.table({name: _column(path, file, name, max(stored, default=0), left) for name in names})
 
 
 def read_arrow(path: Path, columns: Sequence[str] | None = None) -> "pyarrow.Table":
@@ -138,13 +140,20 @@ class _Left:
                 self.take(column.nbytes)
 
 
-def _column(file: Any, name: str, rows: int, left: _Left) -> "pyarrow.ChunkedArray":
+def _column(path: Path, file: Any, name: str, stored: int, left: _Left) -> "pyarrow.ChunkedArray":
+    """A column of a file whose row groups store so many bytes each, or fewer."""
     import pyarrow
     from pyarrow import types
+    from pyarrow.parquet import ParquetFile
 
     kind = file.schema_arrow.field(name).type
     if types.is_dictionary(kind):  # Stays as it is stored.
         return _sound(file.read(columns=[name])).column(name)
+    if types.is_string(kind) and stored <= MOST_AT_ONCE:
+        # pyarrow cannot do so with every encoding; what is wrong with a damaged file is found below.
+        with suppress(OSError), ParquetFile(path, metadata=file.metadata, read_dictionary=[name]) as shared:
+            return _sound(shared.read(columns=[name], use_threads=False)).column(name)
+    rows = max(1, min(MOST_ROWS, left.n_bytes // max(stored, 1)))
     chunks = []
     for batch in file.iter_batches(batch_size=rows, columns=[name], use_threads=False):
         left.take(_sound(batch).nbytes)

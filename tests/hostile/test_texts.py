@@ -20,6 +20,7 @@ from nowag_exp.errors import RequestError
 from nowag_exp.evaluation.zero_shot.rows import read_rows
 from nowag_exp.files import LEAST_BOUND
 from nowag_exp.text.readers import read_documents
+from nowag_exp.text.tabular import read_parquet
 
 Limit = Callable[[], AbstractContextManager[None]]
 
@@ -67,6 +68,14 @@ BOMBS = {
     "stored.parquet": lambda: parquet(["a" * 1_000_000 + str(i) for i in range(200)], compression="zstd"),
     "repeated.parquet": lambda: parquet(repeated(1_000_000), store_schema=False),
     "dictionary.parquet": lambda: parquet(repeated(1_000_000)),
+    "long.parquet": lambda: parquet(
+        pyarrow.DictionaryArray.from_arrays(np.zeros(1000, np.int32), ["a" * 90_000_000]),
+        store_schema=False,
+        compression="zstd",
+    ),
+    "prefix.parquet": lambda: parquet(
+        ["a" * 1_000_000] * 300, use_dictionary=False, column_encoding="DELTA_BYTE_ARRAY"
+    ),
     "rows.parquet": lambda: parquet([""] * 20_000_000),
     "dictionary.arrow": lambda: arrow(repeated(100_000), pyarrow.ipc.new_stream),
     "views.arrow": viewed,
@@ -147,6 +156,50 @@ def test_a_null_inside_a_dictionary_is_a_row_without_text(tmp_path: Path, new: C
 def test_a_null_that_no_row_of_a_dictionary_means_is_harmless(tmp_path: Path) -> None:
     (tmp_path / "it.arrow").write_bytes(arrow(pyarrow.DictionaryArray.from_arrays([0, 0], ["a", None])))
     assert list(read_documents(tmp_path / "it.arrow", "text")) == ["a", "a"]
+
+
+def lying(n_bytes: int) -> bytes:
+    """A file of one page of so many bytes, whose footer says that there are 1000."""
+    content = parquet(["a" * n_bytes], compression="zstd", use_dictionary=False, write_statistics=False)
+    said = pyarrow.parquet.ParquetFile(io.BytesIO(content)).metadata.row_group(0).total_byte_size
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    assert content[footer:].count(varint(said)) == 2, "of the row group and of its column"
+    return content[:footer] + content[footer:].replace(varint(said), varint(1000, len(varint(said))))
+
+
+def varint(number: int, length: int = 1) -> bytes:
+    """A signed number as Parquet's footer has it, in so many bytes or more."""
+    number, digits = 2 * number, bytearray()
+    while number > 127 or len(digits) < length - 1:
+        digits.append(number % 128 + 128)
+        number //= 128
+    return bytes([*digits, number])
+
+
+@pytest.mark.parametrize("read", [lambda path: read_documents(path, "text"), lambda path: read_rows([path], ["text"])])
+def test_a_parquet_file_whose_footer_lies_about_its_size_is_refused(
+    tmp_path: Path, little_memory: Limit, read: Callable[[Path], Any]
+) -> None:
+    (tmp_path / "lying.parquet").write_bytes(lying(200_000_000))
+    assert pyarrow.parquet.read_metadata(tmp_path / "lying.parquet").row_group(0).total_byte_size == 1000
+    with little_memory(), pytest.raises(RequestError, match=r"lying\.parquet: expands to more than 100 MB"):
+        read(tmp_path / "lying.parquet")
+
+
+def test_many_rows_of_a_well_compressed_file_are_read_in_few_pieces(tmp_path: Path) -> None:
+    texts = [f"row {i} {'of many ' * 20}" for i in range(300_000)]
+    (tmp_path / "many.parquet").write_bytes(parquet(texts, compression="zstd"))
+    column = read_parquet(tmp_path / "many.parquet", ["text"])["text"]
+    assert column.num_chunks < 10
+    assert list(read_documents(tmp_path / "many.parquet", "text")[-2:]) == texts[-2:]
+
+
+@pytest.mark.parametrize("encoding", ["PLAIN", "DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"])
+def test_texts_of_every_encoding_are_read(tmp_path: Path, encoding: str) -> None:
+    texts = [f"text {i}" for i in range(1000)]
+    content = parquet(texts, use_dictionary=False, column_encoding=encoding)
+    (tmp_path / "it.parquet").write_bytes(content)
+    assert list(read_documents(tmp_path / "it.parquet", "text")) == texts
 
 
 def test_as_much_text_as_a_file_may_expand_to_is_read(tmp_path: Path) -> None:
