@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.faults.trial import Trial
+from tests.faults.trial import KEEP_ALL, Trial
 
 HOWS = ("flipped", "truncated", "deleted")
 """What :func:`damage` can do."""
@@ -19,6 +19,14 @@ def damage(path: Path, how: str) -> None:
         path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
     elif how == "truncated":
         path.write_bytes(content[: len(content) // 2])
+
+
+def refused_by_name(trial: Trial, path: Path, *words: str) -> None:
+    """Run it, which must refuse the damaged file and say the way out; then take that, and remove the file."""
+    ended = trial.run(KEEP_ALL)
+    assert ended.code == 2, ended.said
+    assert all(part in ended.said for part in words), ended.said
+    path.unlink()
 
 
 def damage_entry(trial: Trial, judge: Callable[..., None], kind: str, how: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from nowag_exp.cli import main
 from tests.faults.child import once_kept
-from tests.faults.damaging import HOWS, damage, damage_entry, made_again
+from tests.faults.damaging import HOWS, damage, damage_entry, made_again, refused_by_name
 from tests.faults.trial import KEEP_ALL, N_JOBS, Trial, Whole, note
 
 faults = pytest.mark.faults
@@ -42,11 +42,7 @@ def test_a_record(damaged: Trial, judge: Judge, how: str) -> None:
     damage(path, how)
     outcome = "made again"
     if how != "deleted":
-        ended = damaged.run(KEEP_ALL)
-        assert ended.code == 2
-        assert f"{path.name}: is damaged" in ended.said
-        assert "remove it and run its experiment again" in ended.said
-        path.unlink()
+        refused_by_name(damaged, path, f"{path.name}: is damaged", "remove it and run its experiment again")
         outcome = "refused by name; removed, it is made again"
     finished = damaged.finished()
     damaged.finish()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.faults.child import at_changes
-from tests.faults.damaging import HOWS, damage, damage_entry
+from tests.faults.damaging import HOWS, damage, damage_entry, refused_by_name
 from tests.faults.killing import Judge, NewTrial, first_changes, kill_at
 from tests.faults.packaged import command_on_wheels
 from tests.faults.trial import KEEP_ALL, Trial, Whole, run_whole
@@ -84,10 +84,7 @@ def test_the_items_of_a_record(trial: Trial, judge: Judge, how: str) -> None:
     damage(path, how)
     outcome = "made again"
     if how != "deleted":
-        refused = trial.run(KEEP_ALL)
-        assert refused.code == 2
-        assert f"{path.name}: is not what its record was written with; remove both" in refused.said
-        path.unlink()
+        refused_by_name(trial, path, f"{path.name}: is not what its record was written with; remove both")
         outcome = "refused by name; removed, they are made again"
     trial.finish()
     judge(trial, f"zero-shot items {how}", "after the run", outcome)

@@ -33,6 +33,7 @@ def bounded() -> Callable[[], AbstractContextManager[None]]:
 @pytest.fixture
 def little_memory() -> Callable[[], AbstractContextManager[None]]:
     """The operating system refuses more memory than is stated; for tests that are of no use without it."""
+    # Without a bound such a file would fill the machine before the test could fail; the code is the same everywhere.
     if sys.platform != "linux":
         pytest.skip("only Linux holds the addresses of a process to a bound")
     return _bounded

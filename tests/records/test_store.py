@@ -38,6 +38,7 @@ def test_a_mapped_entry_stays_what_it_was_when_it_is_replaced_or_removed(store: 
     assert all(torch.equal(mapped.tensors[name], tensor) for name, tensor in ENTRY.tensors.items())
 
 
+# How it is seen is Linux's; that a mapped entry stays what it was is tested above, everywhere.
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere what is mapped need not follow the file; it may")
 def test_only_a_mapped_entry_stays_in_its_file(store: Store) -> None:
     store.save("statistics", "k", Stored({"a": torch.ones(4096)}, {}))
