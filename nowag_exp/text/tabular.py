@@ -149,9 +149,11 @@ def _column(path: Path, file: Any, name: str, stored: int, left: _Left) -> "pyar
     kind = file.schema_arrow.field(name).type
     if types.is_dictionary(kind):  # Stays as it is stored.
         return _sound(file.read(columns=[name])).column(name)
-    if types.is_string(kind) and stored <= MOST_AT_ONCE:
+    leaves = map(file.schema.column, range(len(file.schema)))
+    texts = [leaf.path for leaf in leaves if _is_text_of(leaf, name)]
+    if texts and stored <= MOST_AT_ONCE:
         # pyarrow cannot do so with every encoding; what is wrong with a damaged file is found below.
-        with suppress(OSError), ParquetFile(path, metadata=file.metadata, read_dictionary=[name]) as shared:
+        with suppress(OSError), ParquetFile(path, metadata=file.metadata, read_dictionary=texts) as shared:
             return _sound(shared.read(columns=[name], use_threads=False)).column(name)
     rows = max(1, min(MOST_ROWS, left.n_bytes // max(stored, 1)))
     chunks = []
@@ -159,6 +161,11 @@ def _column(path: Path, file: Any, name: str, stored: int, left: _Left) -> "pyar
         left.take(_sound(batch).nbytes)
         chunks.append(batch.column(0))
     return pyarrow.chunked_array(chunks, kind)
+
+
+def _is_text_of(leaf: Any, column: str) -> bool:
+    """Whether texts of a column, perhaps below lists and objects, lie there."""
+    return f"{leaf.path}.".startswith(f"{column}.") and leaf.logical_type.type == "STRING"
 
 
 def _sound(values: Any) -> Any:
