@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from nowag_exp.evaluation.measurement import Measurement
-from nowag_exp.settings import settings
+from nowag_exp.settings import Name, settings
 from nowag_exp.text import DrawnTokens, HubText, LocalText, TextSource, Tokenizer, WikiSample, Windows, draw
 
 
@@ -60,7 +60,7 @@ class NamedPerplexity(Perplexity):
         name: of the text, and of its entry in the config.
     """
 
-    name: str
+    name: Name
 
     @property
     def key(self) -> str:

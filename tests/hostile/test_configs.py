@@ -165,6 +165,15 @@ def test_what_becomes_a_command_or_a_path_is_of_one_shape(override: str, problem
         build_experiment(compose(["model=smollm2_135m", override]))
 
 
+@pytest.mark.parametrize("evaluation", ["wiki_sample", "wiki_zero_shot"])
+@pytest.mark.parametrize("name", ["../../../model", "/etc/passwd", "..", ".hidden", "a/b", "a\\b", "", "a" * 300])
+def test_a_measurement_whose_name_is_none_is_refused(evaluation: str, name: str) -> None:
+    config = compose(["model=tiny", f"evaluation={evaluation}"])
+    config["evaluation"][name] = config["evaluation"].pop(evaluation) | {"name": name}
+    with pytest.raises(ConfigError, match=r"name: string should match pattern"):
+        build_experiment(config)
+
+
 def test_names_lead_nowhere(workplace: Path) -> None:
     for name in ("../../x", "/etc/passwd", "..", ".hidden", "a/b", "-rf", "a b"):
         config = compose(["model=tiny"])

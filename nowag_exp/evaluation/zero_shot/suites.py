@@ -14,7 +14,7 @@ from nowag_exp.evaluation.zero_shot.tasks import STOCK, build_task, needed_split
 from nowag_exp.files import sha256_file
 from nowag_exp.layout import among
 from nowag_exp.quiet import quiet_harness
-from nowag_exp.settings import settings
+from nowag_exp.settings import Name, settings
 from nowag_exp.text import Tokenizer
 
 VERSION = 1
@@ -39,7 +39,7 @@ class ZeroShot(Measurement):
             the highest log-likelihood per character. A task that does not define ``acc_norm`` does not report it.
     """
 
-    name: str
+    name: Name
     tasks: tuple[str, ...]
     n_fewshot: int
     limit: int | None
