@@ -39,7 +39,7 @@ from nowag_exp.records.store import Store, content_key
 from nowag_exp.residence import choose
 from nowag_exp.shelf import StatisticsShelf
 from nowag_exp.text import DrawnTokens, Tokenizer, load_tokenizer
-from nowag_exp.unfinished import Unfinished
+from nowag_exp.unfinished import RunLedger, Unfinished
 
 DEFAULT_THREADS = torch.get_num_threads()
 
@@ -195,7 +195,7 @@ def run(experiment: Experiment, bench: Workbench, reporter: Reporter) -> RunReco
     Raises:
         NowagError: for a reason that has a name; other exceptions are bugs or the machine's.
     """
-    meter, ledger = CostMeter(), Ledger()
+    meter = CostMeter()
     device = choose_device(experiment)
     torch.set_num_threads(experiment.runtime.threads or DEFAULT_THREADS)
     use(experiment.runtime.kernels)
@@ -206,16 +206,18 @@ def run(experiment: Experiment, bench: Workbench, reporter: Reporter) -> RunReco
             "model: its files changed since the experiment was fingerprinted; run the same command again"
         )
     save_every = experiment.runtime.save_every
-    store = Store(experiment.paths.folder / "store")
+    # Weights may be read from their files until the end, and so may what is mapped of them change with these.
+    store = Store(experiment.paths.folder / "store", model.checkpoint.require_unchanged)
+    store.check()
+    ledger = RunLedger(store, experiment.fingerprint)
+    model.on_halving = functools.partial(_note_halvings, ledger, device)
     streamed = model.stream is not None
     unfinished = Unfinished(store, experiment.fingerprint, model.n_blocks, save_every, device, streamed, meter, ledger)
     evaluator = Evaluator(experiment, functools.partial(bench.tokens, experiment), unfinished, meter, ledger, reporter)
     evaluator.look_at_dense(model)
     compression = _compress(experiment, model, bench, unfinished, meter, ledger, reporter)
     metrics, items = evaluator.measure(model)
-    if model.halvings is not None:
-        too_many, taken = model.halvings
-        ledger.add("halved_batches", str(device), f"{too_many} tokens at once were too many, {taken} were taken then")
+    store.check()
     record = RunRecord(
         schema_version=SCHEMA_VERSION,
         fingerprint=experiment.fingerprint,
@@ -229,12 +231,16 @@ def run(experiment: Experiment, bench: Workbench, reporter: Reporter) -> RunReco
         compression=compression,
         metrics=metrics,
         items_sha256=None if items is None else save_items(experiment.paths.folder, experiment.fingerprint, items),
-        irregularities=ledger.entries,
+        irregularities=ledger.all(),
         provenance=provenance(device),
         costs=meter.finish(),
     )
     log.info("kept %s", save_record(experiment.paths.folder, record))
     return record
+
+
+def _note_halvings(ledger: Ledger, device: torch.device, too_many: int, taken: int) -> None:
+    ledger.add("halved_batches", str(device), f"{too_many} tokens at once were too many, {taken} were taken then")
 
 
 def choose_device(experiment: Experiment) -> torch.device:

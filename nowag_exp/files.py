@@ -216,7 +216,7 @@ def _atomic_write(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_left_behind(path.parent, path.name)
     # A folder, as the writer may have a temporary file of its own beside the one it is given: safetensors does.
-    prefix = f".{path.name}.{os.getpid()}@{socket.gethostname()}."
+    prefix = f".{path.name}.{os.getpid()}@{_machine()}."
     folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix, suffix=".tmp"))
     temporary = folder / path.name
     try:
@@ -240,8 +240,18 @@ def remove_left_behind(folder: Path, name: str = "*") -> None:
     written = folder.rglob(".*.tmp") if name == "*" else folder.glob(f".{glob.escape(name)}.*.tmp")
     for left_behind in list(written):
         owner = re.fullmatch(r"\..+\.(\d+)@(.+)\.\w+\.tmp", left_behind.name)
-        if owner and owner[2] == socket.gethostname() and not _is_running(int(owner[1])):
+        if owner and owner[2] == _machine() and not _is_running(int(owner[1])):
             shutil.rmtree(left_behind, ignore_errors=True)
+
+
+@functools.cache
+def _machine() -> str:
+    """Where the number of a process means that process: containers of one machine may share its name."""
+    try:
+        numbers = Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:  # There are no containers.
+        return socket.gethostname()
+    return f"{socket.gethostname()}-{numbers}"
 
 
 def _is_running(process: int) -> bool:

@@ -16,6 +16,10 @@ Kind = Literal[
 ]
 
 
+PASSING = ("halved_batches", "corrupted_store_entry")
+"""Kinds that a run which goes on after an interruption need not meet again."""
+
+
 @dataclass(frozen=True)
 class Irregularity:
     """One kind of irregularity at one place.

@@ -14,7 +14,7 @@ from nowag_exp.calibration.walk import CompressedBlock, Statistics, Walk, is_den
 from nowag_exp.errors import NowagError
 from nowag_exp.evaluation import Metric
 from nowag_exp.formats import FORMATS, CompressedWeight
-from nowag_exp.ledger import Irregularity, Ledger
+from nowag_exp.ledger import PASSING, Irregularity, Kind, Ledger
 from nowag_exp.records.provenance import CostMeter
 from nowag_exp.records.store import Store, Stored
 
@@ -52,6 +52,36 @@ def unpack_walk(tensors: Mapping[str, Tensor]) -> list[Tensor]:
     return [tensors[f"{ACTIVATIONS}.{number}"] for number in range(n_batches)]
 
 
+class RunLedger(Ledger):
+    """The ledger of one experiment: an interruption loses no entry that the next run would not make again.
+
+    Args:
+        store: keeps those.
+        fingerprint: of the experiment; the caller holds the lock of its record.
+    """
+
+    def __init__(self, store: Store, fingerprint: str) -> None:
+        super().__init__()
+        self._store, self._kind = store, _kind(fingerprint)
+        self._passing: dict[tuple[str, str], Irregularity] = {}
+        kept = store.load(self._kind, "ledger", self)
+        for entry in kept.notes["irregularities"] if kept else []:
+            self._passing[entry["kind"], entry["where"]] = Irregularity(**entry)
+
+    def add(self, kind: Kind, where: str, detail: str, count: int = 1) -> None:
+        """Write one down; of those that are kept, the last of a kind at a place."""
+        if kind not in PASSING:
+            super().add(kind, where, detail, count)
+            return
+        self._passing[kind, where] = Irregularity(kind, where, detail, count)
+        notes = {"irregularities": [asdict(entry) for entry in self._passing.values()]}
+        self._store.save(self._kind, "ledger", Stored({}, notes))
+
+    def all(self) -> list[Irregularity]:
+        """Those that are kept come last, so that the order does not depend on when they were met."""
+        return [*self.entries, *self._passing.values()]
+
+
 class Unfinished:
     """Compressed blocks, activations between two blocks, and metrics of one experiment; gone once it is recorded.
 
@@ -82,7 +112,7 @@ class Unfinished:
         meter: CostMeter,
         ledger: Ledger,
     ) -> None:
-        self.store, self.kind, self.n_blocks = store, f"unfinished/{fingerprint}", n_blocks
+        self.store, self.kind, self.n_blocks = store, _kind(fingerprint), n_blocks
         self.device, self.streamed, self.meter, self.ledger = device, streamed, meter, ledger
         self._clock, self._share = Clock(save_every), save_every / n_blocks
 
@@ -169,6 +199,10 @@ class Unfinished:
         return f"block-{index:05}"
 
 
+def _kind(fingerprint: str) -> str:
+    return f"unfinished/{fingerprint}"
+
+
 def _weights(stored: Stored) -> dict[str, CompressedWeight]:
     return {
         name: FORMATS[kind].restore(layout, {field: stored.tensors[f"{name}.{field}"] for field in fields})
@@ -178,4 +212,4 @@ def _weights(stored: Stored) -> dict[str, CompressedWeight]:
 
 def clear(store: Store, fingerprint: str) -> None:
     """Remove what is kept of an experiment that has a record now."""
-    shutil.rmtree(store.root / "unfinished" / fingerprint, ignore_errors=True)
+    shutil.rmtree(store.root / _kind(fingerprint), ignore_errors=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 from nowag_exp import experiment as module
 from nowag_exp import shelf
@@ -18,10 +18,12 @@ from nowag_exp.experiment import Workbench, check, recorded, run
 from nowag_exp.formats.folder import MANIFEST
 from nowag_exp.formats.header import data_bytes
 from nowag_exp.methods import second_order
-from nowag_exp.models import Batch, CausalLM
+from nowag_exp.models import Batch, CausalLM, Checkpoint
 from nowag_exp.progress import Reporter
 from nowag_exp.quiet import quiet_libraries
 from nowag_exp.records.record import RunRecord, StageCost, load_records
+from nowag_exp.records.store import Store
+from nowag_exp.unfinished import clear
 
 
 @pytest.fixture
@@ -272,6 +274,7 @@ def test_a_damaged_store_entry_is_computed_again_and_in_the_ledger(make, workpla
         irregularity.kind for irregularity in after.irregularities if irregularity not in before.irregularities
     ] == ["corrupted_store_entry"]
     assert after.metrics == before.metrics
+    clear(Store(workplace / "results" / "store"), after.fingerprint)
     assert run_one(make("method.sparsity=0.4")).irregularities == before.irregularities
 
 
@@ -338,6 +341,36 @@ def test_a_model_that_changes_between_check_and_run_is_refused(make, workplace: 
     (folder / "config.json").write_text((folder / "config.json").read_text() + "\n")
     with pytest.raises(module.RequestError, match="model: its files changed since the experiment was fingerprinted"):
         run(experiment, bench, Reporter())
+
+
+@pytest.mark.parametrize("offload", ["never", "always"])
+def test_a_model_that_changes_while_it_is_in_use_gives_no_record_and_no_statistics(
+    make, workplace: Path, monkeypatch: pytest.MonkeyPatch, offload: str
+) -> None:
+    folder = Path(shutil.copytree(make().model.folder(), workplace / "copy"))
+    model = ["model=local", "model.path=copy", "model.context_length=64", "model.dtype=float32"]
+    experiment = make(*model, f"runtime.offload={offload}", "method.propagate=dense")
+    plain = shelf.walk
+
+    def change_first(*arguments: object) -> object:
+        tensors = {name: tensor + 0.5 for name, tensor in load_file(folder / "model.safetensors").items()}
+        (folder / "model.safetensors").write_bytes(save(tensors, {"format": "pt"}))
+        return plain(*arguments)
+
+    monkeypatch.setattr(shelf, "walk", change_first)
+    with pytest.raises(module.RequestError, match=r"copy/model\.safetensors: changed while the model was in use"):
+        run(experiment, Workbench(), Reporter())
+    assert not list((workplace / "results").glob("runs/*.json"))
+    assert not list((workplace / "results" / "store").glob("statistics/*.safetensors"))
+
+
+def test_a_model_that_goes_while_it_is_in_use_is_named(make, workplace: Path) -> None:
+    folder = Path(shutil.copytree(make().model.folder(), workplace / "copy"))
+    checkpoint = Checkpoint(folder)
+    checkpoint.require_unchanged()
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(module.RequestError, match=r"copy/model\.safetensors: changed while the model was in use"):
+        checkpoint.require_unchanged()
 
 
 def test_a_tokenizer_of_another_model_is_refused(make, workplace: Path) -> None:

@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save_file
 from nowag_exp.cli import main
 from nowag_exp.compose import compose
 from nowag_exp.config import build
-from nowag_exp.ledger import Kind
+from nowag_exp.experiment import Workbench
+from nowag_exp.ledger import PASSING, Kind
+from nowag_exp.measure import Evaluator
 from nowag_exp.models import ModelSource
 from nowag_exp.tracking.tensorboard import TensorBoardTracking
 
@@ -110,11 +112,16 @@ def memory_for_half_a_batch(run: Run, short_memory: Callable[[int], None], **oth
 @provokes("corrupted_store_entry")
 def a_flipped_bit_in_the_statistics(run: Run, workplace: Path, **others: Any) -> str:
     run("method=nowag_p")
-    (statistics,) = (workplace / "results" / "store" / "statistics").glob("*.safetensors")
+    flip_statistics(workplace / "results")
+    return run("method=nowag_p")
+
+
+def flip_statistics(results: Path) -> None:
+    """Flip a bit of those that are kept, and forget the records."""
+    (statistics,) = (results / "store" / "statistics").glob("*.safetensors")
     content = statistics.read_bytes()
     statistics.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    shutil.rmtree(workplace / "results" / "runs")
-    return run("method=nowag_p")
+    shutil.rmtree(results / "runs")
 
 
 @provokes("tracking_failed")
@@ -156,3 +163,33 @@ def test_a_provoked_irregularity_is_in_the_record_the_table_and_the_report(
     page = (workplace / "report" / "index.html").read_text(encoding="utf-8")
     ledger = page[page.index('id="ledger-table"') :]
     assert kind in ledger[: ledger.index("</table>")]
+
+
+@pytest.mark.parametrize("kind", PASSING)
+def test_what_the_run_that_goes_on_does_not_meet_again_is_in_its_record(
+    kind: str,
+    run: Run,
+    workplace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    short_memory: Callable[[int], None],
+    killed: type[BaseException],
+) -> None:
+    def die(*arguments: object) -> None:
+        raise killed
+
+    with_ample_memory = Workbench.model
+    if kind == "halved_batches":
+        short_memory(300)
+    else:
+        run("method=nowag_p")
+        flip_statistics(workplace / "results")
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "measure", die)
+        with pytest.raises(killed):
+            run("method=nowag_p")
+    monkeypatch.setattr(Workbench, "model", with_ample_memory)
+    assert f"{kind}:1" in run("method=nowag_p")
+    (path,) = (workplace / "results" / "runs").glob("*.json")
+    entries = json.loads(path.read_text(encoding="utf-8"))["irregularities"]
+    assert [entry["kind"] for entry in entries if entry["kind"] in PASSING] == [kind]
+    assert not list((workplace / "results" / "store").glob("unfinished/*"))

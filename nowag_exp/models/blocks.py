@@ -1,7 +1,7 @@
 """A Llama as blocks: embed, run one block at a time, and name the linears by the activation they read."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
@@ -120,6 +120,7 @@ class CausalLM:
         self.stream = stream
         self.placement: Placement | Literal["auto"] = "auto"
         self.scratch: Path | None = None
+        self.on_halving: Callable[[int, int], None] = lambda too_many, taken: None
         self._changed: set[str] = set()
         self._most_tokens: int | None = None
         self._too_many: int | None = None
@@ -340,11 +341,6 @@ class CausalLM:
                 self.module.get_parameter(name).data.copy_(tensor)
         self._changed.clear()
 
-    @property
-    def halvings(self) -> tuple[int, int] | None:
-        """Tokens that were too many at once, and how many are taken since; ``None`` if none were."""
-        return None if self._too_many is None or self._most_tokens is None else (self._too_many, self._most_tokens)
-
     def _run(
         self,
         block: nn.Module,
@@ -373,6 +369,7 @@ class CausalLM:
                     raise NowagError(self._too_long(context)) from error
                 self._too_many = self._too_many or min(at_once, rows - start) * context
                 self._most_tokens = min(at_once, rows - start) // 2 * context
+                self.on_halving(self._too_many, self._most_tokens)
                 output = None
             if output is None:  # Only here, where the failed attempt has let go of its tensors.
                 if listener is not None:

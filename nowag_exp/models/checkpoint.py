@@ -157,6 +157,26 @@ class Checkpoint:
         files = {self.folder / "config.json", *self.weight_files, *tokenizer}
         return {path.name: sha256_file(path) for path in sorted(files)}
 
+    @cached_property
+    def _first_hashes(self) -> dict[str, str]:
+        return self.hashes()
+
+    def require_unchanged(self) -> None:
+        """Check that every file is what it was when this was called first.
+
+        Raises:
+            RequestError: naming one that is not.
+        """
+        first = self._first_hashes
+        try:
+            found = self.hashes()
+        except FileNotFoundError as error:
+            found = {name: digest for name, digest in first.items() if name != Path(error.filename).name}
+        if changed := sorted(name for name, _ in first.items() ^ found.items()):
+            raise RequestError(
+                f"{self.folder / changed[0]}: changed while the model was in use; run the same command again"
+            )
+
 
 def damage(folder: Path) -> str | None:
     """What a saved checkpoint lost, or what of it was changed; ``None`` if it is whole.

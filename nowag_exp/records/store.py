@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,10 +36,11 @@ class Store:
 
     Args:
         root: folder; made when first written to.
+        check: called before an entry is written; raises if what it was computed from is not what it was.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, check: Callable[[], None] = lambda: None) -> None:
+        self.root, self.check = root, check
 
     def path(self, kind: str, key: str) -> Path:
         """Where an entry is."""
@@ -60,8 +61,6 @@ class Store:
                 Entries are replaced whole and never written to, so what is mapped stays what it was.
         """
         path = self.path(kind, key)
-        if not path.exists():
-            return None
         try:
             with safe_open(path, framework="pt") as file:
                 header = file.metadata() or {}
@@ -70,11 +69,14 @@ class Store:
                     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
             notes = parse_json(header["notes"])
             intact = header["checksum"] == _checksum(tensors, header["notes"])
+        except FileNotFoundError:
+            return None
         except (SafetensorError, KeyError, ValueError):
             intact = False
         if not intact:
-            path.unlink()
+            # Written down first: whoever is killed in between meets it again.
             ledger.add("corrupted_store_entry", f"{kind}/{path.name}", "damaged, so it was computed again")
+            path.unlink(missing_ok=True)  # Another process may have met it as well.
             return None
         return Stored(tensors, notes)
 
@@ -87,7 +89,9 @@ class Store:
 
         Raises:
             DiskFullError: if there is no room for it; the other entries are as they were.
+            Exception: what ``check`` raises; nothing is written.
         """
+        self.check()
         notes = json.dumps(stored.notes, sort_keys=True)
         header = {"notes": notes, "checksum": _checksum(stored.tensors, notes)}
         n_bytes = sum(tensor.nbytes for tensor in stored.tensors.values())

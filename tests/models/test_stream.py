@@ -187,12 +187,17 @@ def test_a_batch_that_does_not_fit_is_run_in_parts_to_the_same_states(loaded: Ca
     batch = Batch(torch.randint(250, (5, 20), generator=torch.Generator().manual_seed(1)))
     (expected,) = loaded.last_hidden([batch])
     parts = memory_of(loaded, fits)
+    halvings: list[int] = []
+    loaded.on_halving = lambda too_many, _: halvings.append(too_many)
     (found,) = loaded.last_hidden([batch])
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert max(rows * width for rows, width in parts) <= fits
     assert sum(rows for rows, _ in parts) == 5 * 3
+    assert set(halvings) == {100}
     loaded.restore()
-    assert loaded.halvings is None
+    known = len(halvings)
+    list(loaded.last_hidden([batch]))
+    assert len(halvings) == 2 * known, "as much as was asked for is tried again"
 
 
 @torch.inference_mode()

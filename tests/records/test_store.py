@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nowag_exp.files import atomic_folder, atomic_write
+from nowag_exp import files
+from nowag_exp.files import atomic_folder, atomic_write, remove_left_behind
 from nowag_exp.ledger import Ledger
 from nowag_exp.records.store import Store, Stored, content_key
 
@@ -73,6 +75,20 @@ def test_a_flipped_byte_anywhere_is_noticed_and_written_down(store: Store, posit
     assert not path.exists()
 
 
+def test_of_two_that_meet_a_damaged_entry_neither_fails(store: Store) -> None:
+    store.save("statistics", "k", ENTRY)
+    store.path("statistics", "k").write_bytes(b"damaged")
+
+    class OtherWasFirst(Ledger):
+        def add(self, *arguments: object) -> None:
+            super().add(*arguments)
+            store.remove("statistics", "k")
+
+    ledger = OtherWasFirst()
+    assert store.load("statistics", "k", ledger) is None
+    assert len(ledger.entries) == 1
+
+
 @pytest.mark.parametrize("length", [0, 5, 100, -1])
 def test_a_truncated_entry_is_noticed(store: Store, length: int) -> None:
     store.save("statistics", "k", ENTRY)
@@ -120,6 +136,22 @@ def test_what_a_killed_process_was_writing_is_removed_by_who_writes_it_next(tmp_
         temporary.write_text("whole")
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "whole"
+
+
+def test_what_another_container_of_this_machine_is_writing_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files.os, "getpid", lambda: 2**22 + 1, raising=True)  # As no process here is numbered.
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_machine", lambda: f"{socket.gethostname()}-1")
+        elsewhere = atomic_write(tmp_path / "file")
+        temporary = elsewhere.__enter__()
+    temporary.write_text("theirs")
+    with atomic_write(tmp_path / "file") as ours:
+        ours.write_text("ours")
+    remove_left_behind(tmp_path)
+    elsewhere.__exit__(None, None, None)
+    assert (tmp_path / "file").read_text() == "theirs"
 
 
 def test_an_interrupted_folder_is_not_there_and_a_killed_ones_remains_are_removed(tmp_path: Path) -> None:

@@ -128,6 +128,8 @@ def test_batches_that_do_not_fit_are_computed_in_parts_with_the_same_answers(
 ) -> None:
     pairs = [([n] * 8, [n, n + 1]) for n in range(40)]
     parts = memory_of(model, 99)
+    halvings: list[tuple[int, int]] = []
+    model.on_halving = lambda too_many, taken: halvings.append((too_many, taken))
     answers = Continuations(model, 640)
     reported: list[int] = []
     assert [a for a, _ in answers(pairs, reported.append)] == pytest.approx(
@@ -136,7 +138,7 @@ def test_batches_that_do_not_fit_are_computed_in_parts_with_the_same_answers(
     assert sorted(reported) == list(range(40))
     # 40 and 20 rows of 9 tokens are too many, 10 fit; both blocks are run so.
     assert parts == [(10, 9)] * 8
-    assert model.halvings == (360, 90)
+    assert halvings == [(360, 180), (360, 90)]
 
 
 def test_an_item_that_does_not_fit_by_itself_says_what_to_do(
