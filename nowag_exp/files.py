@@ -314,7 +314,12 @@ def made_once(path: Path, make: Callable[[Path], None], is_intact: Callable[[Pat
         path: of the folder.
         make: fills an empty one.
         is_intact: whether one that is there is as it was made.
+
+    Raises:
+        RequestError: if it has to be made and nothing can be written there.
     """
+    if path.exists() and is_intact(path):
+        return  # Without the lock, which could not be written in a cache that somebody else fills.
     with locked(path):
         if path.exists() and not is_intact(path):
             note(f"{path} is damaged: making it again")

@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from nowag_exp import files
+from nowag_exp.errors import RequestError
 from nowag_exp.files import atomic_folder, atomic_write, remove_left_behind
 from nowag_exp.ledger import Ledger
 from nowag_exp.records.store import Store, Stored, content_key
@@ -167,6 +169,23 @@ def test_an_interrupted_folder_is_not_there_and_a_killed_ones_remains_are_remove
     with atomic_folder(tmp_path / "model") as temporary:
         (temporary / "whole").write_text("x")
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_is_whole_in_a_cache_that_cannot_be_written_is_used(tmp_path: Path) -> None:
+    def make(folder: Path) -> None:
+        (folder / "text").write_text("whole")
+
+    def is_intact(folder: Path) -> bool:
+        return (folder / "text").read_text() == "whole"
+
+    folder = tmp_path / "cache" / "texts"
+    files.made_once(folder, make, is_intact)
+    shutil.rmtree(tmp_path / "cache" / ".locks")
+    (tmp_path / "cache" / ".locks").write_text("no folder: as on a disk that is read-only, no lock can be made")
+    files.made_once(folder, make, is_intact)
+    (folder / "text").write_text("damaged")
+    with pytest.raises(RequestError, match=r"cache: cannot be written to .* NOWAG_EXP_CACHE=DIR"):
+        files.made_once(folder, make, is_intact)
 
 
 def _compute_once(root: Path, log: Path, here: Path, other: Path) -> None:
