@@ -121,7 +121,7 @@ class Explanation:
 
     def _numbers(self) -> str:
         if not self.lines:
-            return "no metric of both is on the same tokens, so nothing could be tested"
+            return "no metric could be tested, for the reason under numbers"
         if self.same_numbers:
             return "the numbers are the same"
         n_real = sum(line.is_real for line in self.lines)

@@ -44,6 +44,8 @@ def find_record(results: Path, name: str) -> tuple[Path, RunRecord]:
         path = Path(name)
         if not path.is_file():
             raise RequestError(f"{name}: no such file; give a record's file, or its fingerprint")
+        # The items lie beside the record, not beside a link to it.
+        path = path.resolve() if path.is_symlink() else path.absolute()
         return path.parent.parent, load_record(path)
     found = [path for path in sorted((results / "runs").glob("*.json")) if name and path.name.startswith(name)]
     if len(found) != 1:

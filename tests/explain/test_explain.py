@@ -14,6 +14,7 @@ from nowag_exp.cli import main
 from nowag_exp.compose import compose
 from nowag_exp.config import build_experiment
 from nowag_exp.errors import RequestError
+from nowag_exp.evaluation import Metric
 from nowag_exp.execution import run_all
 from nowag_exp.experiment import Workbench
 from nowag_exp.explain import explain, plan_attribution
@@ -120,6 +121,15 @@ def test_effects_are_the_differences_of_independent_runs_and_the_interaction_is_
     text = explained(a, b, "--attribute")
     assert "5 experiments, 5 recorded already, 0 to run" in text
     assert f"{100 * np.expm1(total.mean()):+.3g}%" in text
+
+
+def test_a_conclusion_does_not_give_tokens_as_the_reason_when_it_is_another(make_record, tmp_path: Path) -> None:
+    quiz = [Metric("acc", "quiz/easy", 0.5, 0.1, "f00", 2, None, {})]
+    a, b = (make_record(name, name, [1.0], metrics=quiz) for name in ("wanda", "magnitude"))
+    found = explain((tmp_path, a), (tmp_path, b))
+    assert "wanda.items.parquet: cannot be read" in " ".join(found.left_out)
+    assert "tokens" not in found.conclusion
+    assert "no metric could be tested" in found.conclusion
 
 
 def config(*overrides: str) -> dict[str, Any]:
@@ -418,7 +428,7 @@ def test_records_on_other_tokens_are_not_compared(make, doctored, capsys) -> Non
     assert main(["explain", a.fingerprint, str(path)]) == 0
     text = capsys.readouterr().out
     assert "perplexity files:eval.txt@64: measured on different tokens, so not comparable" in text
-    assert conclusion(text).startswith("different settings: model.init_seed (1, 2); no metric of both is on the same")
+    assert conclusion(text).startswith("different settings: model.init_seed (1, 2); no metric could be tested, for")
     assert main(["explain", a.fingerprint, str(path), "--attribute"]) == 2
     assert "(their tokenizers differ), so their values per token do not compare" in capsys.readouterr().err
 

@@ -92,6 +92,22 @@ def test_a_record_is_found_by_file_or_by_the_first_digits_of_its_fingerprint(mak
         find_record(tmp_path, "x.json")
 
 
+def test_the_items_of_a_record_are_beside_it_wherever_its_name_is_typed(
+    make_record: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quiz = [Metric("acc", "quiz/easy", 0.5, 0.1, "f00", 4, None, {})]
+    for name, right in (("aaaa", [1, 1, 0, 0]), ("bbbb", [1, 0, 0, 1])):
+        items = pd.DataFrame({"suite": "quiz", "task": "easy", "acc": right})
+        made = make_record(name, "wanda", A, metrics=quiz)
+        save_record(tmp_path / "results", replace(made, items_sha256=save_items(tmp_path / "results", name, items)))
+    linked = tmp_path / "link.json"
+    linked.symlink_to(tmp_path / "results" / "runs" / "aaaa.json")
+    monkeypatch.chdir(tmp_path / "results" / "runs")
+    for a in ("aaaa.json", "./aaaa.json", "../runs/aaaa.json", "../../link.json"):
+        assert main(["compare", a, "bbbb.json"]) == 0
+        assert "acc quiz/easy" in capsys.readouterr().out
+
+
 def test_items_that_are_missing_or_changed_are_named(make_record: Make, tmp_path: Path) -> None:
     quiz = [Metric("acc", "quiz/easy", 0.5, 0.1, "f00", 2, None, {})]
     items = pd.DataFrame({"suite": "quiz", "task": "easy", "acc": [1, 0]})
