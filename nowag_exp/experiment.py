@@ -182,8 +182,6 @@ def recorded(experiment: Experiment) -> RunRecord | None:
     if experiment.checkpoint.save and damage(experiment.checkpoint_folder):
         return None
     record = load_record(path)
-    if record.fingerprint != experiment.fingerprint:
-        raise RequestError(f"{path}: is the record of {record.fingerprint}, under another name; remove it")
     if experiment.evaluation.zero_shot:
         require_items(experiment.paths.folder, record)
     return record

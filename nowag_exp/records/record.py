@@ -160,7 +160,7 @@ def load_record(path: Path) -> RunRecord:
     """Read a record back.
 
     Raises:
-        RequestError: naming the file, if it is damaged or of another schema version.
+        RequestError: naming the file, if it is damaged, of another schema version, or named for another experiment.
     """
     try:
         written = path.read_bytes()
@@ -175,6 +175,11 @@ def load_record(path: Path) -> RunRecord:
         found = _adapter().validate_python(content)
         if not is_as_written(written):
             raise ValueError("its checksum is another: it was changed after it was written")
+        if path.stem != found.fingerprint:
+            raise RequestError(
+                f"{path}: is the record of {found.fingerprint}, under another name; rename it to "
+                f"{found.fingerprint}.json, or remove it if there is one"
+            )
         return found
     except (OSError, ValueError, ValidationError) as error:
         raise RequestError(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from nowag_exp.cli import main
 from nowag_exp.errors import RequestError
 from nowag_exp.ledger import Irregularity
 from nowag_exp.records.record import RunRecord, load_record, load_records, save_record
@@ -63,6 +64,19 @@ def test_a_flipped_bit_anywhere_in_a_record_is_noticed(records: list[RunRecord],
         path.write_bytes(written[:position] + bytes([written[position] ^ 1]) + written[position + 1 :])
         with pytest.raises(RequestError, match=r"b2\.json: (is damaged|has schema version)"):
             load_record(path)
+
+
+def test_a_record_under_another_name_is_refused_wherever_it_is_read(
+    records: list[RunRecord], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [save_record(tmp_path, record) for record in records[1:]]
+    for name in ("c3.json", "b2 (1).json"):
+        paths[1].with_name(name).write_bytes(paths[0].read_bytes())
+        for verb in (["table"], ["compare", str(paths[0]), str(paths[1].with_name(name))]):
+            assert main([*verb, f"paths.results={tmp_path}"]) == 2
+            said = capsys.readouterr().err
+            assert f"{name}: is the record of b2, under another name; rename it to b2.json, or remove it" in said
+        paths[1].with_name(name).unlink()
 
 
 def test_csv_is_tidy_with_the_promised_columns_and_exact_values(records: list[RunRecord], tmp_path: Path) -> None:
