@@ -4,6 +4,7 @@ Every message is one line that says what is wrong, where (full config key, linea
 right, and what to do. The traceback goes to the log only.
 """
 
+import re
 import sys
 import tempfile
 import traceback
@@ -16,7 +17,12 @@ def one_line(error: Exception) -> str:
     """What an error says, in one line; with its class and no longer than can be read, unless it is one of ours."""
     if isinstance(error, NowagError):
         return " ".join(str(error).split())
-    return _shortened(" ".join(f"{type(error).__name__}: {error}".split()))
+    return _shortened(" ".join(f"{type(error).__name__}: {without_userinfo(str(error))}".split()))
+
+
+def without_userinfo(text: str) -> str:
+    """Text whose URLs lack ``USER:PASSWORD@``: libraries repeat the URL that the environment gave them."""
+    return re.sub(r"(?<=://)[^/?#\s]*@", "", text)
 
 
 def _shortened(line: str) -> str:
@@ -24,9 +30,16 @@ def _shortened(line: str) -> str:
 
 
 class NowagError(Exception):
-    """An experiment failed for a reason we can name."""
+    """An experiment failed for a reason we can name.
+
+    Args:
+        message: one line; it may repeat what a library says.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_userinfo(message))
 
 
 class RequestError(NowagError):
@@ -44,7 +57,7 @@ class ConfigError(RequestError):
 
     def __init__(self, problems: list[str]) -> None:
         # A problem may repeat a value, with line breaks and of any length.
-        texts = (" ".join(problem.split()) for problem in problems)
+        texts = (" ".join(without_userinfo(problem).split()) for problem in problems)
         self.problems = [_shortened(text) for text in texts]
         super().__init__("; ".join(self.problems))
 
@@ -60,7 +73,7 @@ def report(error: Exception) -> int:
             print(f"error: {' '.join(line.split())}", file=sys.stderr)
         return error.exit_code
     with tempfile.NamedTemporaryFile("w", prefix="nowag-exp-", suffix=".log", delete=False) as log:
-        traceback.print_exception(error, file=log)
-    reason = " ".join(str(error).split())
+        log.write(without_userinfo("".join(traceback.format_exception(error))))
+    reason = " ".join(without_userinfo(str(error)).split())
     print(f"error: unexpected {type(error).__name__}: {reason} (traceback in {log.name})", file=sys.stderr)
     return 1

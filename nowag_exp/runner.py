@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nowag_exp import experiment as one
 from nowag_exp.config import Experiment
-from nowag_exp.errors import one_line
+from nowag_exp.errors import one_line, without_userinfo
 from nowag_exp.experiment import Workbench
 from nowag_exp.files import is_locked, locked, remove_left_behind, require_room
 from nowag_exp.models import damage
@@ -106,7 +106,7 @@ def logging_to(path: Path) -> Iterator[None]:
     """Write what is logged while the body runs to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = _LogFile(path, encoding="utf-8", delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_WithoutSecrets("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     log.setLevel(logging.INFO)
     log.propagate = False
     log.addHandler(handler)
@@ -115,6 +115,13 @@ def logging_to(path: Path) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         handler.close()
+
+
+class _WithoutSecrets(logging.Formatter):
+    """Tracebacks of libraries repeat URLs with their passwords."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_userinfo(super().format(record))
 
 
 class _LogFile(logging.FileHandler):

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from nowag_exp.errors import RequestError
+from nowag_exp.errors import RequestError, without_userinfo
 from nowag_exp.records.record import RunRecord
 from nowag_exp.records.tables import tidy
 from nowag_exp.settings import settings
@@ -67,7 +67,7 @@ class WandbTracking(Tracker):
             )
 
     def destination(self) -> str:
-        where = str(_server()) if self.mode == "online" else "offline"
+        where = without_userinfo(str(_server())) if self.mode == "online" else "offline"
         return f"{where}: {self.entity or 'default entity'}/{self.project}"
 
     def send(self, record: RunRecord, results: Path, group: str | None) -> None:

@@ -1,14 +1,19 @@
 """Secrets of the environment reach nothing that is kept or shown; and nothing in the source runs what it reads."""
 
 import ast
+import functools
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 import nowag_exp
+from nowag_exp import runner
+from nowag_exp.cli import main
+from nowag_exp.errors import RequestError
 
 SECRETS = {
     "HF_TOKEN": "hf_PLANTEDplantedPLANTED1",
@@ -41,6 +46,33 @@ def test_planted_secrets_are_found_nowhere(workplace: Path, tiny_run: list[str])
         for path in [*workplace.rglob("*")]:
             if path.is_file():
                 assert secret.encode() not in path.read_bytes(), (name, path)
+
+
+PLANTED_URL = "http://user:PLANTED6@mirror.example:8080/api?a=b@c"
+
+
+def test_the_password_in_a_url_that_a_library_repeats_is_found_nowhere(
+    workplace: Path, tiny_run: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(raised: type[Exception], *_: object) -> None:
+        try:
+            raise RuntimeError(f"418 for {PLANTED_URL}")
+        except RuntimeError as error:
+            raise raised(f"cannot be had ({error})") from error
+
+    # In a job, and before there is one; each for a reason that we can name, and for one that we cannot.
+    monkeypatch.setattr(tempfile, "tempdir", str(workplace))
+    for module, name in ((runner.one, "run"), (runner.one, "recorded")):
+        for raised in (RequestError, ValueError):
+            with monkeypatch.context() as patched:
+                patched.setattr(module, name, functools.partial(fail, raised))
+                assert main(["run", *tiny_run, "method=magnitude"]) != 0
+            said = capfd.readouterr().err
+            assert "418 for http://mirror.example:8080/api?a=b@c" in said
+            assert "PLANTED6" not in said
+    logs = [path.read_text() for path in workplace.rglob("*.log")]
+    assert any("Traceback" in log and "http://mirror.example" in log for log in logs)
+    assert not any("PLANTED6" in log for log in logs)
 
 
 PACKAGE = Path(nowag_exp.__file__).parent
