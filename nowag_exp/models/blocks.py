@@ -138,7 +138,7 @@ class CausalLM:
         device: torch.device,
         gpus: Mapping[int, int] | None = None,
     ) -> "CausalLM":
-        """Load through transformers; no code from the checkpoint is run.
+        """Load through transformers, what :class:`Checkpoint` reads and nothing else; no code from it is run.
 
         Args:
             checkpoint: has the weights.
@@ -149,19 +149,19 @@ class CausalLM:
         Raises:
             RequestError: if a weight is missing or has the wrong shape.
         """
-        from transformers import AutoModelForCausalLM
-
         folder = checkpoint.folder
         options: dict[str, Any] = dict(OPTIONS)
-        if device.type == "cuda":  # Shard by shard to where it belongs, never whole in main memory.
-            options["device_map"] = {"": device} if gpus is None else device_map(_skeleton(checkpoint, dtype), gpus)
         try:
-            with quiet_libraries():
-                module, report = AutoModelForCausalLM.from_pretrained(
-                    folder,
+            skeleton = _skeleton(checkpoint, dtype)
+            if device.type == "cuda":  # Tensor by tensor to where it belongs, never whole in main memory.
+                options["device_map"] = {"": device} if gpus is None else device_map(skeleton, gpus)
+            # Not by the folder's name: transformers has rules of its own for which files of a folder are the weights.
+            with quiet_libraries(), checkpoint.slices() as slices:
+                module, report = type(skeleton).from_pretrained(
+                    None,
+                    config=skeleton.config,
+                    state_dict=slices,
                     dtype=dtype,
-                    local_files_only=True,
-                    use_safetensors=True,
                     output_loading_info=True,
                     **options,
                 )

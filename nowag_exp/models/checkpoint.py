@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from nowag_exp.formats.folder import MANIFEST, skeleton
 from nowag_exp.formats.header import read_header
 from nowag_exp.manifest import DamageError, check_manifest
 
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
 TOKENIZER_PATTERNS = ("tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt")
 BLOCK = re.compile(r"model\.layers\.(\d{1,9})\.")
@@ -37,16 +39,17 @@ class Checkpoint:
         if not (folder / "config.json").is_file():
             raise RequestError(f"{folder}: has no config.json; give a folder in Hugging Face layout")
         self.config = read_json_object(folder / "config.json")
-        missing = [path.name for path in self.weight_files if not path.is_file()]
-        if missing or not self.weight_files:
-            names = ", ".join(missing) or "*.safetensors"
+        missing = ", ".join(path.name for path in self.weight_files if not path.is_file())
+        if missing:
+            names = missing if self._index else f"{WHOLE} (or {INDEX} with its shards)"
             raise RequestError(f"{folder}: is no whole checkpoint, {names} is missing; download the folder again")
+        self._check_unambiguous()
         if not list(folder.glob("tokenizer*")):
             raise RequestError(f"{folder}: has no tokenizer (tokenizer.json or tokenizer.model); add the model's files")
 
     @cached_property
     def _index(self) -> dict[str, str] | None:
-        index = self.folder / "model.safetensors.index.json"
+        index = self.folder / INDEX
         if not index.is_file():
             return None
         shards = read_json_object(index).get("weight_map")
@@ -56,9 +59,9 @@ class Checkpoint:
 
     @cached_property
     def weight_files(self) -> list[Path]:
-        """The safetensors shards; those that the index names if there is one."""
+        """The shards that the index names if there is one, or ``model.safetensors``, as transformers saves them."""
         if self._index is None:
-            return sorted(self.folder.glob("*.safetensors"))
+            return [self.folder / WHOLE]
         names = sorted(set(self._index.values()))
         strays = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
         if strays:
@@ -67,15 +70,26 @@ class Checkpoint:
             )
         return [self.folder / name for name in names]
 
+    def _check_unambiguous(self) -> None:
+        """Refuse a folder of which transformers, and whatever else rests on it, would load weights that we do not."""
+        if self.config.get("transformers_weights") is not None:
+            raise RequestError(
+                f"{self.folder / 'config.json'}: transformers_weights names a file to take the weights from; remove "
+                f"the key, and call that file {WHOLE}"
+            )
+        if self.weight_files != [self.folder / WHOLE] and (self.folder / WHOLE).is_file():
+            raise RequestError(
+                f"{self.folder}: has {WHOLE} beside {INDEX}, which names other shards; remove the one that does not "
+                "belong to the model, or download the model again"
+            )
+
     @cached_property
     def _shard_of(self) -> dict[str, Path]:
         if self._index is not None:
             return {tensor: self.folder / shard for tensor, shard in self._index.items()}
-        shards: dict[str, Path] = {}
-        for path in self.weight_files:
-            with _open(path) as file:
-                shards |= dict.fromkeys(file.keys(), path)
-        return shards
+        (path,) = self.weight_files
+        with _open(path) as file:
+            return dict.fromkeys(file.keys(), path)
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
         """Read tensors by name, one at a time, each shard opened once; the rest of the shard stays on disk.
@@ -99,6 +113,17 @@ class Checkpoint:
         """
         with _open(self._shard(name)) as file:
             return file.get_tensor(name)
+
+    @contextmanager
+    def slices(self) -> Iterator[dict[str, Any]]:
+        """Every tensor of the shards by name, each read when ``[...]`` is taken of it, while the context is open.
+
+        Raises:
+            RequestError: naming the shard that is broken.
+        """
+        with ExitStack() as stack:
+            files = [stack.enter_context(_open(path)) for path in self.weight_files]
+            yield {name: file.get_slice(name) for file in files for name in file.keys()}  # noqa: SIM118
 
     def _shard(self, name: str) -> Path:
         if name not in self._shard_of:

@@ -217,8 +217,13 @@ def test_an_index_that_places_a_tensor_elsewhere_is_refused(own: Path, refused: 
 
 
 def test_a_tensor_in_two_shards_is_refused(own: Path, refused: Problem) -> None:
-    save_file({NORM: torch.zeros(64)}, own / "other.safetensors")
-    assert "model.safetensors: holds model.norm.weight, which is in other.safetensors as well" in refused(own)
+    tensors = load_file(own / "model.safetensors")
+    (own / "model.safetensors").unlink()
+    save_file(tensors, own / "a.safetensors")
+    save_file({NORM: torch.zeros(64)}, own / "b.safetensors")
+    places = {**dict.fromkeys(tensors, "a.safetensors"), NORM: "b.safetensors"}
+    (own / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    assert "a.safetensors: holds model.norm.weight, which is in b.safetensors as well" in refused(own)
 
 
 def header(path: Path, change: Callable[[str], str]) -> None:

@@ -47,6 +47,29 @@ def test_tensors_read_the_same_from_one_file_and_from_shards(folder: Path) -> No
         assert torch.equal(tensor, whole[name])
 
 
+# The first is the original library's; transformers prefers the second, which training across machines leaves.
+OTHER_WEIGHTS = ["consolidated.safetensors", "shard-00001-model-00001-of-00001.safetensors"]
+
+
+@pytest.mark.parametrize("other", OTHER_WEIGHTS)
+def test_weights_beside_those_of_the_model_are_neither_hashed_nor_checked_nor_loaded(folder: Path, other: str) -> None:
+    hashes, original = Checkpoint(folder).hashes(), load_file(folder / "model.safetensors")
+    others = {name: torch.zeros_like(tensor) for name, tensor in original.items()}
+    save_file(others, folder / other)
+    assert Checkpoint(folder).hashes() == hashes
+    local(folder).check()
+    loaded = load(folder).module.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in original.items())
+
+
+def test_an_index_of_a_single_file_is_taken(folder: Path) -> None:
+    names = load_file(folder / "model.safetensors")
+    index = {"weight_map": dict.fromkeys(names, "model.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    local(folder).check()
+    load(folder)
+
+
 def test_restoring_brings_the_original_weights_back(folder: Path) -> None:
     shard(folder)
     model = load(folder)
@@ -80,6 +103,12 @@ def point_outside(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../../etc/passwd"}}')
 
 
+def keep_whole_beside_shards(folder: Path) -> None:
+    whole = (folder / "model.safetensors").read_bytes()
+    shard(folder)
+    (folder / "model.safetensors").write_bytes(whole)
+
+
 def write(name: str, content: str):
     return lambda folder: (folder / name).write_text(content)
 
@@ -88,11 +117,16 @@ def write(name: str, content: str):
     ("damage", "message"),
     [
         (remove("config.json"), "has no config.json; give a folder in Hugging Face layout"),
-        (remove("model.safetensors"), r"is no whole checkpoint, \*.safetensors is missing"),
+        (remove("model.safetensors"), r"is no whole checkpoint, model\.safetensors \(or .*\) is missing"),
         (shard_and_remove, "is no whole checkpoint, model-2.safetensors is missing"),
         (point_outside, "the index names '../../etc/passwd', which is no shard in this folder"),
         (write("model.safetensors.index.json", "{}"), "has no weight_map from tensors to shards"),
         (write("model.safetensors.index.json", '{"weight_map": {"a": 3}}'), "has no weight_map from tensors to shards"),
+        (keep_whole_beside_shards, r"has model\.safetensors beside model\.safetensors\.index\.json, which names other"),
+        (
+            lambda folder: change_config(folder, transformers_weights="sub/model.safetensors"),
+            r"config\.json: transformers_weights names a file to take the weights from; remove the key",
+        ),
         (write("config.json", "{"), "cannot be read as JSON"),
         (write("config.json", "[]"), "must hold one JSON object"),
         (lambda folder: [path.unlink() for path in folder.glob("tokenizer*")], "has no tokenizer"),
@@ -182,7 +216,7 @@ def test_a_truncated_weight_file_is_named(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(RequestError, match=r"model\.safetensors: is not a whole safetensors file"):
         dict(Checkpoint(folder).read(["model.norm.weight"]))
-    with pytest.raises(RequestError, match="cannot be loaded"):
+    with pytest.raises(RequestError, match=r"model\.safetensors: is not a whole safetensors file"):
         load(folder)
 
 
