@@ -1,17 +1,18 @@
 """A folder in Hugging Face layout: is it whole, what is its architecture, what are its tensors."""
 
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nowag_exp.errors import RequestError
 from nowag_exp.files import read_json_object, sha256_file
+from nowag_exp.formats.base import TensorSpec
 from nowag_exp.formats.folder import MANIFEST, skeleton
 from nowag_exp.formats.header import read_header
 from nowag_exp.manifest import DamageError, check_manifest
@@ -19,7 +20,9 @@ from nowag_exp.manifest import DamageError, check_manifest
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
 TOKENIZER_PATTERNS = ("tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt")
-BLOCK = re.compile(r"model\.layers\.(\d{1,9})\.")
+FLOATING = {torch.float32, torch.float16, torch.bfloat16, "F64"}
+"""As :class:`TensorSpec` has it: what may be cast to the precision to compute in. Others have scales beside them."""
+
 ALL_PATTERNS = ("config.json", "generation_config.json", *WEIGHT_PATTERNS, *TOKENIZER_PATTERNS)
 
 
@@ -130,13 +133,13 @@ class Checkpoint:
             raise RequestError(f"{self.folder}: has no tensor {name}; the checkpoint does not match its config.json")
         return self._shard_of[name]
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of every tensor, from the headers of the shards alone.
+    def specs(self) -> dict[str, TensorSpec]:
+        """Type and shape of every tensor, from the headers of the shards alone.
 
         Raises:
             RequestError: if a shard is broken, or holds a tensor that belongs into another one.
         """
-        shapes: dict[str, tuple[int, ...]] = {}
+        specs: dict[str, TensorSpec] = {}
         for path in self.weight_files:
             for name, spec in read_header(path, "download it again").items():
                 place = self._shard_of.get(name, path)
@@ -145,30 +148,36 @@ class Checkpoint:
                         f"{path}: holds {name}, which is in {place.name} as well, or should be by the index; remove "
                         "the shard that does not belong to the model, or download the model again"
                     )
-                shapes[name] = spec.shape
-        return shapes
+                specs[name] = spec
+        return specs
 
-    def check_shapes(self) -> None:
+    def check_tensors(self) -> None:
         """Compare every tensor with what ``config.json`` describes, without reading any.
 
         Raises:
-            RequestError: naming the first tensor that is missing or of another shape.
+            RequestError: naming the first tensor that is missing, of another shape, not of floating-point numbers, or
+                of no use to the model.
         """
-        found = self.shapes()
-        described = skeleton(self.folder, "download it again")
-        n_blocks = len(described.get_submodule("model.layers"))  # type: ignore[arg-type]
-        further = [name for name in found if (block := BLOCK.match(name)) and int(block[1]) >= n_blocks]
-        if further:
-            raise RequestError(
-                f"{self.folder}: holds {further[0]}, but config.json describes {n_blocks} blocks; "
-                "download the model again"
-            )
-        for name, parameter in described.named_parameters():  # A tied lm_head is not among them, nor in the file.
-            if found.get(name) != tuple(parameter.shape):
-                has = f"has shape {found[name]}" if name in found else "is missing"
+        found, described = self.specs(), skeleton(self.folder, "download it again")
+        for name, parameter in described.named_parameters():  # A tied lm_head is not among them.
+            if name not in found or found[name].shape != tuple(parameter.shape):
+                has = f"has shape {found[name].shape}" if name in found else "is missing"
                 raise RequestError(
                     f"{self.folder}: {name} {has}, config.json asks for {tuple(parameter.shape)}; "
                     "download the model again"
+                )
+        places = described.state_dict().keys()
+        for name, spec in found.items():
+            # Files of old have these angles in each block; nobody reads them any more.
+            if name not in places and not name.endswith(".rotary_emb.inv_freq"):
+                raise RequestError(
+                    f"{self.folder}: holds {name[:200]!r}, for which the model that config.json describes has no "
+                    "place; download the model again"
+                )
+            if name in places and spec.dtype not in FLOATING:
+                raise RequestError(
+                    f"{self.folder}: {name} is {spec}, but weights must be F32, F16, BF16 or F64; give the model's "
+                    "original checkpoint"
                 )
 
     def files_beside_weights(self) -> list[Path]:

@@ -77,7 +77,7 @@ class ModelSource(ABC):
         """
         checkpoint = Checkpoint(self.folder())
         check_architecture(checkpoint.config, self.label)
-        checkpoint.check_shapes()
+        checkpoint.check_tensors()
         longest = checkpoint.config.get("max_position_embeddings")
         if longest is not None and self.context_length > longest:
             raise RequestError(

@@ -264,7 +264,7 @@ NOT_WHOLE = "model.safetensors: is not a whole safetensors file (Error while des
         (lambda found: found.update({"model.norm.weigth": found.pop(NORM)}), "own: model.norm.weight is missing"),
         (
             lambda found: found.update({"../../x": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}),
-            "own: 1 tensors do not match config.json, such as ../../x",
+            "own: holds '../../x', for which the model that config.json describes has no place",
         ),
     ],
 )

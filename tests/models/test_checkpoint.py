@@ -242,6 +242,45 @@ def test_weights_that_contradict_the_configuration_are_found_without_reading_the
         local(folder).check()
 
 
+def change_tensors(folder: Path, **tensors: torch.Tensor) -> None:
+    path = folder / "model.safetensors"
+    save_file({**load_file(path), **tensors}, path, metadata={"format": "pt"})
+
+
+ATTENTION = "model.layers.0.self_attn."
+
+
+@pytest.mark.parametrize("name", [ATTENTION + "q_proj.bias", "model.layers.2.mlp.up_proj.weight", "model.\nnorm"])
+def test_a_tensor_that_the_model_has_no_place_for_is_refused(folder: Path, name: str) -> None:
+    change_tensors(folder, **{name: torch.ones(64)})
+    with pytest.raises(RequestError, match=r"model: holds 'model\..*', for which the model .* has no place"):
+        local(folder).check()
+
+
+def test_angles_that_files_of_old_have_in_each_block_are_passed_over(folder: Path) -> None:
+    before = load(folder).module.state_dict()
+    change_tensors(folder, **{ATTENTION + "rotary_emb.inv_freq": torch.ones(8)})
+    local(folder).check()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in load(folder).module.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8, torch.uint8, torch.bool, torch.complex64])
+def test_weights_that_are_no_ordinary_numbers_are_refused(folder: Path, dtype: torch.dtype) -> None:
+    name = ATTENTION + "q_proj.weight"
+    change_tensors(folder, **{name: load_file(folder / "model.safetensors")[name].to(dtype)})
+    with pytest.raises(
+        RequestError, match=r"q_proj\.weight is .*\[64, 64\], but weights must be F32, F16, BF16 or F64"
+    ):
+        local(folder).check()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_weights_of_any_floating_point_type_are_taken(folder: Path, dtype: torch.dtype) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change_tensors(folder, **{name: tensor.to(dtype) for name, tensor in tensors.items()})
+    local(folder).check()
+
+
 def test_a_null_quantization_is_none(folder: Path) -> None:
     change_config(folder, quantization_config=None)
     local(folder).check()
