@@ -1,6 +1,6 @@
 """A folder in Hugging Face layout: is it whole, what is its architecture, what are its tensors."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from nowag_exp.manifest import DamageError, check_manifest
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
 TOKENIZER_PATTERNS = ("tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt")
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 FLOATING = {torch.float32, torch.float16, torch.bfloat16, "F64"}
 """As :class:`TensorSpec` has it: what may be cast to the precision to compute in. Others have scales beside them."""
 
@@ -152,7 +153,7 @@ class Checkpoint:
         return specs
 
     def check_tensors(self) -> None:
-        """Compare every tensor with what ``config.json`` describes, without reading any.
+        """Compare every tensor with what ``config.json`` describes; none is read, but for a head that should be tied.
 
         Raises:
             RequestError: naming the first tensor that is missing, of another shape, not of floating-point numbers, or
@@ -179,6 +180,16 @@ class Checkpoint:
                     f"{self.folder}: {name} is {spec}, but weights must be F32, F16, BF16 or F64; give the model's "
                     "original checkpoint"
                 )
+        if HEAD in found and described.get_parameter(HEAD) is described.get_parameter(EMBEDDING):
+            self._check_tied(found)
+
+    def _check_tied(self, found: Mapping[str, TensorSpec]) -> None:
+        head, embedding = (self.mapped(name).view(torch.uint8) for name in (HEAD, EMBEDDING))
+        if found[HEAD] != found[EMBEDDING] or not torch.equal(head, embedding):
+            raise RequestError(
+                f"{self.folder}: {HEAD} differs from {EMBEDDING}, but config.json says tie_word_embeddings=true; "
+                "set it to false if the head is the model's own, or download the model again"
+            )
 
     def files_beside_weights(self) -> list[Path]:
         """Tokenizer and generation settings."""

@@ -66,7 +66,7 @@ class ModelSource(ABC):
         return True
 
     def check(self) -> dict[str, Any]:
-        """Get the checkpoint and check all of it that can be checked without reading weights.
+        """Get the checkpoint and check all of it that can be checked without reading weights, or hardly any.
 
         Returns:
             Its ``config.json``.

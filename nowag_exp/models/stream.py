@@ -12,12 +12,10 @@ from torch import Tensor, nn
 from nowag_exp.allocator import is_out_of_memory
 from nowag_exp.errors import NowagError
 from nowag_exp.formats import CompressedWeight
-from nowag_exp.models.checkpoint import Checkpoint
+from nowag_exp.models.checkpoint import EMBEDDING, HEAD, Checkpoint
 
 Weights = Mapping[str, CompressedWeight]
 """Compressed linears of a block, by full name."""
-
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 class BlockStream:

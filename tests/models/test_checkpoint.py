@@ -281,6 +281,29 @@ def test_weights_of_any_floating_point_type_are_taken(folder: Path, dtype: torch
     local(folder).check()
 
 
+def tie(folder: Path, head: torch.Tensor) -> None:
+    change_tensors(folder, **{"lm_head.weight": head})
+    change_config(folder, tie_word_embeddings=True)
+
+
+def test_a_tied_head_that_is_in_the_file_as_well_is_taken_if_it_is_the_embedding(folder: Path) -> None:
+    tie(folder, load_file(folder / "model.safetensors")["model.embed_tokens.weight"].clone())
+    local(folder).check()
+    model = load(folder).module
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda head: head.index_fill(0, torch.tensor(7), 0), lambda head: head.double(), lambda head: head[:-1]],
+    ids=["values", "type", "shape"],
+)
+def test_a_tied_head_that_is_another_than_the_embedding_is_refused(folder: Path, change) -> None:
+    tie(folder, change(load_file(folder / "model.safetensors")["model.embed_tokens.weight"]).contiguous())
+    with pytest.raises(RequestError, match=r"lm_head\.weight differs from model\.embed_tokens\.weight, but config"):
+        local(folder).check()
+
+
 def test_a_null_quantization_is_none(folder: Path) -> None:
     change_config(folder, quantization_config=None)
     local(folder).check()
