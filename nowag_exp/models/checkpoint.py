@@ -16,10 +16,10 @@ from nowag_exp.formats.base import TensorSpec
 from nowag_exp.formats.folder import MANIFEST, skeleton
 from nowag_exp.formats.header import read_header
 from nowag_exp.manifest import DamageError, check_manifest
+from nowag_exp.text.tokenizer import TOKENIZER_PATTERNS, tokenizer_files
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
-TOKENIZER_PATTERNS = ("tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt")
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 FLOATING = {torch.float32, torch.float16, torch.bfloat16, "F64"}
 """As :class:`TensorSpec` has it: what may be cast to the precision to compute in. Others have scales beside them."""
@@ -48,7 +48,7 @@ class Checkpoint:
             names = missing if self._index else f"{WHOLE} (or {INDEX} with its shards)"
             raise RequestError(f"{folder}: is no whole checkpoint, {names} is missing; download the folder again")
         self._check_unambiguous()
-        if not list(folder.glob("tokenizer*")):
+        if not any(path.name.startswith("tokenizer") for path in tokenizer_files(folder)):
             raise RequestError(f"{folder}: has no tokenizer (tokenizer.json or tokenizer.model); add the model's files")
 
     @cached_property
@@ -193,13 +193,12 @@ class Checkpoint:
 
     def files_beside_weights(self) -> list[Path]:
         """Tokenizer and generation settings."""
-        patterns = ("generation_config.json", *TOKENIZER_PATTERNS)
-        return sorted({path for pattern in patterns for path in self.folder.glob(pattern)})
+        generation = self.folder / "generation_config.json"
+        return [*([generation] if generation.is_file() else []), *tokenizer_files(self.folder)]
 
     def hashes(self) -> dict[str, str]:
         """sha256 of every file that a result depends on: configuration, weights, tokenizer."""
-        tokenizer = [path for pattern in TOKENIZER_PATTERNS for path in self.folder.glob(pattern)]
-        files = {self.folder / "config.json", *self.weight_files, *tokenizer}
+        files = {self.folder / "config.json", *self.weight_files, *tokenizer_files(self.folder)}
         return {path.name: sha256_file(path) for path in sorted(files)}
 
     @cached_property

@@ -9,7 +9,17 @@ from nowag_exp.errors import RequestError, one_line
 from nowag_exp.files import read_json_object
 from nowag_exp.quiet import quiet_libraries
 
-JSON_PATTERNS = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
+TOKENIZER_PATTERNS = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tekken.json",
+    "*.model",
+)
+"""All that transformers reads token ids from, whatever the class of the tokenizer."""
 
 Encode = Callable[[str], list[int]]
 """Text to token ids, without special tokens."""
@@ -26,6 +36,11 @@ class Tokenizer:
 
     encode: Encode
     bos: int | None
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files of a folder's tokenizer; as for transformers, what is no regular file is none."""
+    return sorted({path for pattern in TOKENIZER_PATTERNS for path in folder.glob(pattern) if path.is_file()})
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -50,8 +65,9 @@ def load_transformers_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     # transformers takes the last of two equal keys, and does not say which file it cannot read.
-    for path in sorted(path for pattern in JSON_PATTERNS for path in folder.glob(pattern)):
-        read_json_object(path)
+    for path in tokenizer_files(folder):
+        if path.suffix == ".json":
+            read_json_object(path)
     try:
         with quiet_libraries():
             return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

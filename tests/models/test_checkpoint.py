@@ -1,5 +1,7 @@
 import json
+import os
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from nowag_exp.errors import RequestError
 from nowag_exp.formats.folder import MANIFEST, FolderWriter
 from nowag_exp.manifest import write_manifest
 from nowag_exp.models import SITES, CausalLM, Checkpoint, LocalModel, ModelSource, damage, linear_shapes
+from nowag_exp.models.checkpoint import ALL_PATTERNS
+from nowag_exp.text import load_tokenizer
 
 
 @pytest.fixture
@@ -88,6 +92,44 @@ def test_hashes_cover_configuration_weights_and_tokenizer_and_change_with_them(f
     config.write_text(config.read_text() + "\n")
     after = Checkpoint(folder).hashes()
     assert {name for name in before if before[name] != after[name]} == {"config.json"}
+
+
+@pytest.mark.parametrize("name", ["added_tokens.json", "vocab.txt", "spiece.model", "tekken.json"])
+def test_whatever_tokens_may_be_read_from_is_hashed_saved_and_downloaded(folder: Path, name: str) -> None:
+    before = Checkpoint(folder).hashes()
+    (folder / name).write_text("{}")
+    assert Checkpoint(folder).hashes().keys() - before.keys() == {name}
+    assert folder / name in Checkpoint(folder).files_beside_weights()
+    assert any(fnmatch(name, pattern) for pattern in ALL_PATTERNS)
+
+
+def test_a_file_that_changes_tokens_changes_the_identity(folder: Path) -> None:
+    config = {"tokenizer_class": "GPT2Tokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps({**vocabulary, "<s>": 256, "</s>": 257}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    before, tokens = local(folder).identity(), load_tokenizer(folder).encode("ab")
+    (folder / "added_tokens.json").write_text('{"ab": 258}')
+    assert load_tokenizer(folder).encode("ab") == [258] != tokens
+    assert local(folder).identity() != before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+@pytest.mark.parametrize(
+    "make",
+    [Path.mkdir, lambda path: path.symlink_to("nowhere"), lambda path: os.mkfifo(path)],
+    ids=["folder", "dangling link", "FIFO"],
+)
+@pytest.mark.parametrize("name", ["tokenizer", "tokenizer.model", "generation_config.json"])
+def test_what_is_no_file_is_passed_over(folder: Path, make, name: str) -> None:
+    (folder / "generation_config.json").unlink()
+    hashes, beside = Checkpoint(folder).hashes(), Checkpoint(folder).files_beside_weights()
+    make(folder / name)
+    assert Checkpoint(folder).hashes() == hashes
+    assert Checkpoint(folder).files_beside_weights() == beside
+    load_tokenizer(folder)
 
 
 def remove(name: str):
