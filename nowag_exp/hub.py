@@ -1,9 +1,11 @@
 """The Hugging Face hub: files by repository and commit, and errors that say which command to run.
 
-huggingface_hub keeps the files in its own cache (``HF_HOME`` moves it), in content-addressed blobs.
+huggingface_hub keeps the files in its own cache (``HF_HOME`` moves it), in content-addressed blobs. It does not look at
+them again: whoever asks for a file here gets one whose content is what its blob is named by.
 """
 
 import functools
+import hashlib
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from nowag_exp.errors import RequestError
-from nowag_exp.files import DiskFullError, atomic_write
+from nowag_exp.files import DiskFullError, atomic_write, sha256_file
 
 RepoType = Literal["model", "dataset"]
 
@@ -20,14 +22,17 @@ def hub_file(repo: str, commit: str, file: str, repo_type: RepoType) -> Path:
     """Path of one file, downloaded if it is not in the cache.
 
     Raises:
-        RequestError: without login, network, repository, revision or file; it says which command to run.
+        RequestError: without login, network, repository, revision or file, or if the cache has it damaged; it says
+            which command to run.
     """
     from huggingface_hub import hf_hub_download
 
     def get() -> str:
         return hf_hub_download(repo, file, revision=commit, repo_type=repo_type)
 
-    return Path(_reported(repo, commit, repo_type, get, file))
+    path = Path(_reported(repo, commit, repo_type, get, file))
+    _require_intact(path, _download_command(repo, commit, repo_type, file))
+    return path
 
 
 def hub_folder(repo: str, commit: str, patterns: tuple[str, ...]) -> Path:
@@ -41,7 +46,10 @@ def hub_folder(repo: str, commit: str, patterns: tuple[str, ...]) -> Path:
     def get() -> str:
         return snapshot_download(repo, revision=commit, allow_patterns=list(patterns))
 
-    return Path(_reported(repo, commit, "model", get))
+    folder = Path(_reported(repo, commit, "model", get))
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}):
+        _require_intact(path, _download_command(repo, commit, "model", path.name))
+    return folder
 
 
 def cached_folder(repo: str, commit: str) -> Path | None:
@@ -105,14 +113,38 @@ def resolve_commit(repo: str, revision: str, repo_type: RepoType) -> str:
     return commit
 
 
+def _require_intact(path: Path, download: str) -> None:
+    """Hold a file of the cache against the name of its blob: its sha256, or if it is small, git's name of the content.
+
+    A copy that is no link into the blobs, as on Windows, has no name to be held against.
+    """
+    blob = path.resolve()
+    if re.fullmatch(r"[0-9a-f]{64}", blob.name):
+        intact = sha256_file(blob) == blob.name
+    elif re.fullmatch(r"[0-9a-f]{40}", blob.name):
+        content = blob.read_bytes()
+        intact = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == blob.name
+    else:
+        return
+    if not intact:
+        raise RequestError(
+            f"{path}: is not the file of the hub any more (its content is not what {blob.name} names); remove {blob}, "
+            f"then run: {download}"
+        )
+
+
+def _download_command(repo: str, revision: str, repo_type: RepoType, file: str) -> str:
+    flag = " --repo-type dataset" if repo_type == "dataset" else ""
+    return f"hf download {repo}{f' {file}' if file else ''} --revision {revision}{flag}"
+
+
 def _reported(repo: str, revision: str, repo_type: RepoType, get: Callable[[], str], file: str = "") -> str:
     import httpx2
     from huggingface_hub import errors, logging
 
     logging.set_verbosity_error()  # It prints each of its retries; what went wrong in the end is said below.
     what = f"{repo_type} {repo} at revision {revision}"
-    flag = " --repo-type dataset" if repo_type == "dataset" else ""
-    download = f"hf download {repo}{f' {file}' if file else ''} --revision {revision}{flag}"
+    download = _download_command(repo, revision, repo_type, file)
     try:
         return get()
     except errors.GatedRepoError as error:

@@ -1,7 +1,9 @@
 """Hub code paths on a folder in the layout of the hub's own cache, offline."""
 
 import gzip
+import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -255,6 +257,51 @@ def test_half_a_model_in_the_cache_is_not_loaded(hub: Path, hub_model: Path) -> 
     model = build(compose(["model=llama2_7b", f"model.revision={COMMIT}"])["model"], "model", ModelSource)
     with pytest.raises(RequestError, match=r"is no whole checkpoint, model\.safetensors \(or .*\) is missing"):
         model.check()
+
+
+def link_into_blobs(path: Path, large: bool) -> Path:
+    """Put a file of a snapshot where huggingface_hub has it: large ones by their sha256, small ones as git does."""
+    content = path.read_bytes()
+    named_by = hashlib.sha256(content) if large else hashlib.sha1(b"blob %d\0" % len(content) + content)
+    snapshots = next(folder for folder in path.parents if folder.name == "snapshots")
+    blob = snapshots.parent / "blobs" / named_by.hexdigest()
+    blob.parent.mkdir(exist_ok=True)
+    path.rename(blob)
+    path.symlink_to(os.path.relpath(blob, path.parent))
+    return blob
+
+
+def flip(blob: Path) -> None:
+    content = bytearray(blob.read_bytes())
+    content[len(content) // 2] ^= 1
+    blob.write_bytes(content)
+
+
+def test_a_file_of_a_model_that_was_damaged_in_the_cache_is_refused(hub_model: Path) -> None:
+    model = build(compose(["model=llama2_7b", f"model.revision={COMMIT}"])["model"], "model", ModelSource)
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        blob = link_into_blobs(hub_model / name, large=name == "model.safetensors")
+        assert model.folder() == hub_model
+        flip(blob)
+        with pytest.raises(RequestError) as refused:
+            model.folder()
+        assert f"{name}: is not the file of the hub any more" in str(refused.value)
+        assert f"remove {blob}, then run: hf download meta-llama/Llama-2-7b-hf {name} --rev" in str(refused.value)
+        flip(blob)
+
+
+def test_a_text_that_was_damaged_in_the_cache_is_refused(hub: Path) -> None:
+    file = snapshot(hub, "dataset", "Salesforce/wikitext") / "wikitext-2-raw-v1" / "test-00000-of-00001.parquet"
+    file.parent.mkdir()
+    pd.DataFrame({"text": ["Robert Boulter is an English film actor ."]}).to_parquet(file)
+    blob = link_into_blobs(file, large=True)
+    at = ["model=tiny", "evaluation=wikitext2", f"evaluation.wikitext2.revision={COMMIT}"]
+    (text,) = build_experiment(compose(at)).evaluation.perplexities
+    assert isinstance(text, HubPerplexity)
+    assert text.paths() == [file]
+    flip(blob)
+    with pytest.raises(RequestError, match=r"parquet: is not the file of the hub .* --repo-type dataset"):
+        text.paths()
 
 
 def test_an_id_that_is_none_is_refused() -> None:
