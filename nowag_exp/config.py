@@ -29,6 +29,8 @@ PACKAGE = "nowag_exp."
 TARGET = re.compile(r"nowag_exp(\.[a-z]\w{0,50}){1,6}\.[A-Z]\w{0,50}", re.ASCII)
 """A class in a module; `__main__` is none, and importing it would run the command."""
 MISSING = "???"
+MOST_THREADS = 1024
+"""Of far more the system starts none, which comes up as a model that cannot be loaded."""
 Part = TypeVar("Part")
 
 
@@ -66,8 +68,8 @@ class Runtime:
             raise ValueError(f"save_every: must be a number of seconds, 0 or more; got {self.save_every:g}")
         if self.batch_tokens < 1:
             raise ValueError(f"batch_tokens: must be at least 1; got {self.batch_tokens}")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads: must be at least 1, or null for torch's default; got {self.threads}")
+        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
+            raise ValueError(f"threads: must be 1 to {MOST_THREADS}, or null for torch's default; got {self.threads}")
 
 
 @settings
