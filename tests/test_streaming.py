@@ -187,7 +187,7 @@ def test_memory_that_ends_while_a_batch_is_added_up_counts_it_once(fails_at: int
     listener.forget()
     hear()
     listener.add()
-    for seen in listener.results(0).values():
+    for seen in listener.results(0, lambda: "").values():
         assert seen.n_tokens == 10
         assert seen.second_moment.tolist() == [[10.0] * 4] * 4
 

@@ -1,6 +1,6 @@
 """Statistics of the activations at each input site, streamed over batches."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -45,8 +45,12 @@ class Accumulator:
         if self.second_moment is not None:
             add_products(self.second_moment, rows)
 
-    def result(self, where: str) -> SiteStatistics:
+    def result(self, where: str, why_not_finite: Callable[[], str]) -> SiteStatistics:
         """What was seen.
+
+        Args:
+            where: names the linears.
+            why_not_finite: says why activations are NaN or infinite, and what to do.
 
         Raises:
             NowagError: if nothing was seen, or something was not finite.
@@ -60,7 +64,7 @@ class Accumulator:
             bad = int((~torch.isfinite(self.sum_of_squares)).sum())
             raise NowagError(
                 f"{where}: {bad} of {len(self.sum_of_squares)} input columns have NaN or infinite activations during "
-                "calibration; check the checkpoint, or use model.dtype=bfloat16 or float32"
+                f"calibration; {why_not_finite()}"
             )
         if self.second_moment is not None:
             mirror(self.second_moment)
@@ -106,13 +110,20 @@ class SiteListener:
         """What was heard does not count."""
         self._heard.clear()
 
-    def results(self, block: int) -> BlockStatistics:
+    def results(self, block: int, why_not_finite: Callable[[], str]) -> BlockStatistics:
         """What was added up at each site.
+
+        Args:
+            block: its index.
+            why_not_finite: says why activations are NaN or infinite, and what to do.
 
         Raises:
             NowagError: naming the linears, if that is nothing or not finite.
         """
-        return {site.name: self.accumulators[site.name].result(" and ".join(site.names(block))) for site in SITES}
+        return {
+            site.name: self.accumulators[site.name].result(" and ".join(site.names(block)), why_not_finite)
+            for site in SITES
+        }
 
 
 @contextmanager

@@ -135,7 +135,7 @@ class Walk:
             self.index += 1
         else:
             self._stands = False
-        return listener.results(index)
+        return listener.results(index, self.model.why_not_finite)
 
     def block(self, index: int) -> BlockStatistics:
         """Statistics of the block that the activations stand before, or of the one after it once that has its weights.

@@ -56,6 +56,16 @@ def test_the_dense_walk_finds_what_hooks_in_a_whole_forward_find(
                 assert_close(block[site.name].input_norms, hooked_norms(model, tokens, linear), rtol=1e-5, atol=1e-8)
 
 
+def test_a_weight_that_is_not_finite_is_named_by_those_whose_inputs_it_spoils(
+    model: CausalLM, tokens: torch.Tensor
+) -> None:
+    model.weight(0, "model.layers.0.self_attn.q_proj")[0, 0] = torch.nan
+    with pytest.raises(
+        NowagError, match=r"o_proj: .* input columns .*; model\.layers\.0\.self_attn\.q_proj\.weight: 1 of"
+    ):
+        next(walk(model, tokens, 5, "dense", Needs.DIAGONAL))
+
+
 def test_dense_propagation_is_not_changed_by_compressing_on_the_way(model: CausalLM, tokens: torch.Tensor) -> None:
     expected = list(walk(model, tokens, 2, "dense", Needs.DIAGONAL))
     for index, block in enumerate(walk(model, tokens, 2, "dense", Needs.DIAGONAL)):
