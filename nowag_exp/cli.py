@@ -1,9 +1,11 @@
 """The ``nowag-exp`` command. Nothing heavy is imported before a verb needs it.
 
-Exit codes: 0 done; 1 a job failed; 2 the request is wrong, nothing of it was started; 130 interrupted.
+Exit codes: 0 done; 1 a job failed; 2 the request is wrong, nothing of it was started; 130 interrupted; 141 nobody
+reads the output any more, as of ``nowag-exp table | head``.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 
@@ -13,11 +15,19 @@ from nowag_exp.layout import groups, sweeps
 
 DESCRIPTION = "What does compression method M do to model X, under protocol P, and how sure are we?"
 INTERRUPTED = 130
+NOT_READ = 141
+"""What shells give for a program that SIGPIPE ended."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb and return its exit code; every error is one line on stderr."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _flushed(_main(list(sys.argv[1:] if argv is None else argv)))
+    except SystemExit as end:  # argparse's, after help or a wrong argument.
+        raise SystemExit(_flushed(int(end.code or 0))) from None
+
+
+def _main(arguments: list[str]) -> int:
     if "--quiet" in arguments:  # Of every verb, also of `run`, whose arguments are Hydra's.
         arguments.remove("--quiet")
         _silence()
@@ -87,8 +97,23 @@ def _guarded(verb: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where this stopped", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        return NOT_READ
     except Exception as error:
         return report(error)
+
+
+def _flushed(code: int) -> int:
+    """The exit code, once all output is out; the interpreter would end with a traceback where it cannot be written."""
+    try:
+        print(end="", flush=True)  # Not sys.stdout.flush(): there is no stdout after >&-
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # What is left of it goes there at the end.
+        if isinstance(error, BrokenPipeError):
+            return NOT_READ
+        print(f"error: stdout: cannot be written ({error.strerror}); send it elsewhere", file=sys.stderr)
+        return code or 1
+    return code
 
 
 if __name__ == "__main__":

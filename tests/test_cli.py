@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from nowag_exp.cli import main
+from nowag_exp.records import wide
 from nowag_exp.sweep import table_name
 
 
@@ -344,6 +345,27 @@ def test_a_damaged_record_is_named(cli, tiny_run: list[str]) -> None:
         assert code == 2
         assert err.startswith(f"error: {record}: is damaged")
         assert err.strip().endswith("remove it and run its experiment again")
+
+
+@pytest.mark.parametrize(("argument", "size"), [("table", 10), ("table", 100_000), ("--help", 10)])
+def test_output_that_nobody_reads_ends_the_command_quietly(
+    cli, monkeypatch: pytest.MonkeyPatch, argument: str, size: int
+) -> None:
+    monkeypatch.setattr(wide, "render", lambda *_: "x" * size)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stdout, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", stdout)
+        code, _, err = cli(argument)
+    assert (code, err) == (141, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
+def test_output_for_which_there_is_no_room_is_a_sentence(cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/dev/full").open("w") as stdout, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", stdout)
+        code, _, err = cli("table")
+    assert (code, err) == (1, "error: stdout: cannot be written (No space left on device); send it elsewhere\n")
 
 
 def test_the_module_is_the_command(workplace: Path, tiny_run: list[str]) -> None:
