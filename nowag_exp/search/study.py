@@ -13,6 +13,7 @@ from typing import Any
 from nowag_exp import interrupt
 from nowag_exp.config import Experiment
 from nowag_exp.errors import NowagError, RequestError
+from nowag_exp.evaluation import Metric
 from nowag_exp.execution import Executor
 from nowag_exp.experiment import Workbench
 from nowag_exp.progress import Reporter
@@ -187,19 +188,25 @@ class Search:
             self.journal.tell_failed(number, f"{outcome.failure} (traceback in {outcome.log_file})")
             self._reporter.say(f"trial {number}, {name}: FAILED, {outcome.failure}")
             return
-        value = self.value(outcome.record)
+        value = self.objective(outcome.record).value
         self.journal.tell_value(number, value)
         self._reporter.say(f"trial {number}, {name}: {self.metric} {value:.4f}")
 
-    def value(self, record: RunRecord) -> float:
-        """The objective of a record.
+    def objective(self, record: RunRecord) -> Metric:
+        """What of a record is optimised.
 
         Raises:
             NowagError: if it has none.
         """
+        # A record that was there may be of the same text under another file name, which is part of the protocol's.
+        hashes = {
+            self._bench.tokens(self.example, text.key).sha256
+            for text in self.example.evaluation.perplexities
+            if text.protocol == self.protocol
+        }
         for metric in record.metrics:
-            if (metric.name, metric.protocol) == (self.metric, self.protocol):
-                return metric.value
+            if metric.name == self.metric and (metric.protocol == self.protocol or metric.token_hash in hashes):
+                return metric
         raise NowagError(f"{record.fingerprint}: has no {self.metric} {self.protocol}; this is a bug, please report it")
 
 

@@ -130,8 +130,7 @@ def _table(search: "Search", done: Sequence[Trial], records: Mapping[int, RunRec
 
 def _measured(search: "Search", trial: Trial, records: Mapping[int, RunRecord]) -> Measured:
     record = records[trial.number]
-    metrics = [one for one in record.metrics if (one.name, one.protocol) == (search.metric, search.protocol)]
-    return Measured(search.results, [record], metrics)
+    return Measured(search.results, [record], [search.objective(record)])
 
 
 def _against_runner_up(search: "Search", done: Sequence[Trial], records: Mapping[int, RunRecord]) -> str:

@@ -52,6 +52,15 @@ def times_run(results: Path) -> Counter[str]:
     return Counter({path.stem: path.read_text().count(" kept ") for path in (results / "logs").glob("*.log")})
 
 
+def test_a_search_takes_records_of_its_text_under_another_file_name(write, workplace: Path) -> None:
+    write({"trials": 2})
+    (workplace / "eval2.txt").write_bytes((workplace / "eval.txt").read_bytes())
+    assert main(["sweep", "mine"]) == 0
+    ran = times_run(Path("results"))
+    assert main(["sweep", "mine", "evaluation.files.path=eval2.txt"]) == 0
+    assert times_run(Path("results")) == ran
+
+
 def test_a_search_of_all_combinations_finds_what_the_grid_has(write) -> None:
     write({"trials": 100}, {"method.init": "random"})
     with opened() as search:
