@@ -6,6 +6,7 @@ reads the output any more, as of ``nowag-exp table | head``.
 
 import argparse
 import os
+import select
 import sys
 from collections.abc import Callable
 
@@ -97,10 +98,20 @@ def _guarded(verb: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where this stopped", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        return NOT_READ
+    except BrokenPipeError as error:  # Of stdout, or of a connection to a worker.
+        return report(error) if _is_read() else NOT_READ
     except Exception as error:
         return report(error)
+
+
+def _is_read() -> bool:
+    """Whether anybody may read stdout."""
+    try:
+        ends = select.poll()
+        ends.register(sys.stdout.fileno(), 0)
+    except (AttributeError, OSError):  # Where there is no poll or no stdout, or it is no file.
+        return True
+    return not any(events & (select.POLLERR | select.POLLHUP) for _, events in ends.poll(0))
 
 
 def _flushed(code: int) -> int:

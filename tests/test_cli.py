@@ -360,6 +360,16 @@ def test_output_that_nobody_reads_ends_the_command_quietly(
     assert (code, err) == (141, "")
 
 
+def test_a_broken_pipe_that_is_not_the_outputs_is_reported(cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> str:
+        raise BrokenPipeError("worker")
+
+    monkeypatch.setattr(wide, "render", fail)
+    code, _, err = cli("table")
+    assert code == 1
+    assert err.startswith("error: unexpected BrokenPipeError: worker")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
 def test_output_for_which_there_is_no_room_is_a_sentence(cli, monkeypatch: pytest.MonkeyPatch) -> None:
     with Path("/dev/full").open("w") as stdout, monkeypatch.context() as patched:
