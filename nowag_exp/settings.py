@@ -1,10 +1,13 @@
 """The decorator that every class named in a YAML carries: a frozen, keyword-only, strictly typed dataclass."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 T = TypeVar("T")
 
@@ -13,6 +16,27 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}$")]
 """A name, and nothing else: it becomes part of paths."""
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What numpy, torch and Python's generator all take."""
+
+LONGEST_NAME = 255
+"""Bytes that file systems allow for the name of one file or folder."""
+
+
+def _of_possible_names(path: str) -> str:
+    longest = max((len(os.fsencode(part)) for part in Path(path).parts), default=0)
+    if longest > LONGEST_NAME:
+        raise PydanticCustomError(
+            "long_name",
+            "must be the path of a file or folder, whose names have at most {most} bytes, not {longest}",
+            {"most": LONGEST_NAME, "longest": longest},
+        )
+    return path
+
+
+PathText = Annotated[str, AfterValidator(_of_possible_names)]
+"""A path or a glob, as text: equal on all systems."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)

@@ -31,7 +31,7 @@ def fingerprint(workplace: Path, tiny_run: list[str]):
         ("method.propagate=both", "method.propagate: input should be 'dense' or 'compressed'; got 'both'"),
         ("calibration.n_sequences=2.5", "calibration.n_sequences: input should be a valid integer"),
         ("calibration.n_sequences=true", "calibration.n_sequences: input should be a valid integer; got True"),
-        ("calibration.n_sequences=0", "calibration.n_sequences: must be at least 1; got 0"),
+        ("calibration.n_sequences=0", "calibration.n_sequences: must be from 1 to 100000; got 0"),
         ("calibration.context_length=1", "calibration.context_length: must be at least 2 tokens; got 1"),
         ("calibration.sampling=best", "calibration.sampling: input should be 'random_in_document', 'random'"),
         ("calibration.bos=maybe", "calibration.bos: input should be 'none', 'first' or 'every'"),
@@ -66,6 +66,33 @@ def test_a_wrong_value_is_reported_by_its_full_key(override: str, problem: str) 
     found = problems(["model=tiny", override])
     assert len(found) == 1
     assert found[0].startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        ([f"model.n_blocks={10**9}"], "model.n_blocks: must be at most 1000; got 1000000000"),
+        ([f"model.init_seed={'9' * 90}"], "model.init_seed: input should be less than 4294967296; got 999"),
+        ([f"seed={2**32}"], "calibration.seed: input should be less than 4294967296; got 4294967296"),
+        (["method=nowag_vq", "method.seed=-1"], "method.seed: input should be greater than or equal to 0; got -1"),
+        ([f"calibration.n_sequences={10**9}"], "calibration.n_sequences: must be from 1 to 100000; got 1000000000"),
+        (
+            ["evaluation.wiki_sample.sampling=random", f"evaluation.wiki_sample.n_windows={10**9}"],
+            "evaluation.wiki_sample.n_windows: must be at most 100000 where they are drawn; got 1000000000",
+        ),
+        (
+            ["model=local", f"model.path={'x' * 300}"],
+            "model.path: must be the path of a file or folder, whose names have at most 255 bytes, not 300; got 'xxx",
+        ),
+        (
+            ["evaluation=files", f"evaluation.files.path='in/{'ä' * 128}.txt'"],
+            "evaluation.files.path: must be the path of a file or folder, whose names have at most 255 bytes, not 260",
+        ),
+    ],
+)
+def test_what_no_machine_could_do_is_refused_before_anything_is_tried(overrides: list[str], problem: str) -> None:
+    (found,) = problems(["model=tiny", *overrides])
+    assert found.startswith(problem)
 
 
 def test_every_problem_is_reported_at_once() -> None:

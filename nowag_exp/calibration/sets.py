@@ -6,7 +6,7 @@ from typing import Any
 
 from nowag_exp.calibration.statistics import VERSION as STATISTICS_VERSION
 from nowag_exp.settings import settings
-from nowag_exp.text import DrawnTokens, HubText, LocalText, TextSource, Tokenizer, WikiSample, Windows, draw
+from nowag_exp.text import MOST_DRAWN, DrawnTokens, HubText, LocalText, TextSource, Tokenizer, WikiSample, Windows, draw
 
 
 @settings
@@ -21,8 +21,8 @@ class Calibration(Windows, TextSource):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.n_sequences < 1:
-            raise ValueError(f"n_sequences: must be at least 1; got {self.n_sequences}")
+        if not 1 <= self.n_sequences <= MOST_DRAWN:
+            raise ValueError(f"n_sequences: must be from 1 to {MOST_DRAWN}; got {self.n_sequences}")
 
     @property
     def key(self) -> str:

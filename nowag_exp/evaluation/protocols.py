@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from nowag_exp.evaluation.measurement import Measurement
 from nowag_exp.settings import Name, settings
-from nowag_exp.text import DrawnTokens, HubText, LocalText, TextSource, Tokenizer, WikiSample, Windows, draw
+from nowag_exp.text import MOST_DRAWN, DrawnTokens, HubText, LocalText, TextSource, Tokenizer, WikiSample, Windows, draw
 
 
 @settings
@@ -31,6 +31,8 @@ class Perplexity(Measurement, Windows, TextSource):
             )
         if self.n_windows is not None and self.n_windows < 1:
             raise ValueError(f"n_windows: must be at least 1, or null for all; got {self.n_windows}")
+        if self.n_windows is not None and self.is_random and self.n_windows > MOST_DRAWN:
+            raise ValueError(f"n_windows: must be at most {MOST_DRAWN} where they are drawn; got {self.n_windows}")
 
     @property
     @abstractmethod

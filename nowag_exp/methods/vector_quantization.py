@@ -15,7 +15,7 @@ from nowag_exp.ledger import Ledger
 from nowag_exp.methods.base import Method, Propagate, SiteStatistics
 from nowag_exp.ops.kmeans import assign, kmeans, subvector_weights, subvectors
 from nowag_exp.ops.packing import MAX_WIDTH
-from nowag_exp.settings import settings
+from nowag_exp.settings import Seed, settings
 
 
 class Target(NamedTuple):
@@ -63,7 +63,7 @@ class VectorQuantizer(Method):
     restarts: int
     iterations: int
     tolerance: float
-    seed: int
+    seed: Seed
 
     def __post_init__(self) -> None:
         if not 1 <= self.d <= LONGEST:
@@ -73,8 +73,6 @@ class VectorQuantizer(Method):
                 raise ValueError(f"{setting}: must be at least 1; got {getattr(self, setting)}")
         if not 0 <= self.tolerance < 1:
             raise ValueError(f"tolerance: must be in [0, 1), a fraction of the loss; got {self.tolerance:g}")
-        if self.seed < 0:
-            raise ValueError(f"seed: must not be negative; got {self.seed}")
         index_bits = self.d * self.bits
         # Thirds and sevenths are typed with a few digits.
         if not 1 <= round(index_bits) <= MAX_WIDTH or abs(index_bits - round(index_bits)) > 1e-4:

@@ -12,7 +12,7 @@ from nowag_exp.hub import cached_folder, hub_folder, resolve_commit
 from nowag_exp.models.architecture import Architecture
 from nowag_exp.models.blocks import CausalLM, check_architecture
 from nowag_exp.models.checkpoint import ALL_PATTERNS, Checkpoint
-from nowag_exp.settings import settings
+from nowag_exp.settings import PathText, settings
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -157,7 +157,7 @@ class LocalModel(ModelSource):
         path: of the folder, relative to the working directory.
     """
 
-    path: str
+    path: PathText
 
     @property
     def label(self) -> str:

@@ -7,7 +7,10 @@ from nowag_exp.files import cache_dir
 from nowag_exp.models.converted import converted
 from nowag_exp.models.sources import ModelSource
 from nowag_exp.quiet import quiet_libraries
-from nowag_exp.settings import settings
+from nowag_exp.settings import Seed, settings
+
+MOST_BLOCKS = 1000
+"""More are a slip, and would fill the memory."""
 
 VERSION = 1
 """Raised when the same settings would give other weights."""
@@ -29,12 +32,14 @@ class TinyModel(ModelSource):
     hidden_size: int
     intermediate_size: int
     n_heads: int
-    init_seed: int
+    init_seed: Seed
 
     def __post_init__(self) -> None:
         for name in ("n_blocks", "hidden_size", "intermediate_size", "n_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be at least 1; got {getattr(self, name)}")
+        if self.n_blocks > MOST_BLOCKS:
+            raise ValueError(f"n_blocks: must be at most {MOST_BLOCKS}; got {self.n_blocks}")
         if self.hidden_size % (2 * self.n_heads) or self.n_heads % 2:
             raise ValueError(
                 f"hidden_size: {self.hidden_size} must be a multiple of 2 * n_heads, and n_heads ({self.n_heads}) even"

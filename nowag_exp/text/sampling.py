@@ -13,11 +13,14 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from nowag_exp.errors import RequestError
-from nowag_exp.settings import settings
+from nowag_exp.settings import Seed, settings
 from nowag_exp.text.tokenizer import Encode, Tokenizer
 
 VERSION = 1
 """Raised when the same settings would draw other windows from the same documents."""
+
+MOST_DRAWN = 100_000
+"""Windows that can be drawn at random: more are no calibration, but a slip that would run for days."""
 
 
 @settings
@@ -42,7 +45,7 @@ class Windows(ABC):
     sampling: Literal["random_in_document", "random", "sequential", "evenly_spaced"]
     separator: str
     bos: Literal["none", "first", "every"]
-    seed: int
+    seed: Seed
 
     def __post_init__(self) -> None:
         if self.context_length < 2:

@@ -12,7 +12,7 @@ from pydantic import Field
 from nowag_exp.errors import RequestError
 from nowag_exp.files import sha256_file
 from nowag_exp.hub import hub_file, is_cached, resolve_commit
-from nowag_exp.settings import settings
+from nowag_exp.settings import PathText, settings
 from nowag_exp.text.readers import SUFFIXES, read_documents, suffix
 
 
@@ -126,7 +126,7 @@ class LocalText(TextSource):
         text_column: where the text of a row is; a .txt file has none.
     """
 
-    path: str
+    path: PathText
     text_column: str
 
     def paths(self) -> list[Path]:

@@ -141,7 +141,7 @@ def test_codewords_that_nothing_uses_are_in_the_ledger() -> None:
         ({"restarts": 0}, "restarts: must be at least 1"),
         ({"iterations": 0}, "iterations: must be at least 1"),
         ({"tolerance": -0.1}, r"tolerance: must be in \[0, 1\)"),
-        ({"seed": -1}, "seed: must not be negative"),
+        ({"seed": -1}, "greater than or equal to 0"),
         ({"init": "kmeans"}, "kmeans"),
     ],
 )

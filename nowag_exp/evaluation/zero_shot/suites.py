@@ -14,7 +14,7 @@ from nowag_exp.evaluation.zero_shot.tasks import STOCK, build_task, needed_split
 from nowag_exp.files import sha256_file
 from nowag_exp.layout import among
 from nowag_exp.quiet import quiet_harness
-from nowag_exp.settings import Name, settings
+from nowag_exp.settings import Name, Seed, settings
 from nowag_exp.text import Tokenizer
 
 VERSION = 1
@@ -43,7 +43,7 @@ class ZeroShot(Measurement):
     tasks: tuple[str, ...]
     n_fewshot: int
     limit: int | None
-    seed: int
+    seed: Seed
     bos: Literal["none", "first"]
     metrics: tuple[MetricName, ...]
 
