@@ -4,6 +4,7 @@ Every message is one line that says what is wrong, where (full config key, linea
 right, and what to do. The traceback goes to the log only.
 """
 
+import errno
 import re
 import sys
 import tempfile
@@ -72,6 +73,9 @@ def report(error: Exception) -> int:
         for line in getattr(error, "problems", [str(error)]):
             print(f"error: {' '.join(line.split())}", file=sys.stderr)
         return error.exit_code
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # Only the user's own words are so long.
+        print(f"error: {_shortened(str(error.filename))}: {error.strerror}; choose a shorter one", file=sys.stderr)
+        return RequestError.exit_code
     with tempfile.NamedTemporaryFile("w", prefix="nowag-exp-", suffix=".log", delete=False) as log:
         log.write(without_userinfo("".join(traceback.format_exception(error))))
     reason = " ".join(without_userinfo(str(error)).split())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nowag_exp import experiment as one
 from nowag_exp.config import Experiment
-from nowag_exp.errors import one_line, without_userinfo
+from nowag_exp.errors import RequestError, one_line, without_userinfo
 from nowag_exp.experiment import Workbench
 from nowag_exp.files import is_locked, locked, remove_left_behind, require_room
 from nowag_exp.models import damage
@@ -103,8 +103,17 @@ def _log_file(results: Path, fingerprint: str) -> Path:
 
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
-    """Write what is logged while the body runs to a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write what is logged while the body runs to a file.
+
+    Raises:
+        RequestError: if its folder is a file.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise RequestError(
+            f"{path.parent}: cannot be written to (it is no folder); move it away, or set paths.results=DIR"
+        ) from error
     handler = _LogFile(path, encoding="utf-8", delay=True)
     handler.setFormatter(_WithoutSecrets("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     log.setLevel(logging.INFO)

@@ -241,6 +241,8 @@ def test_a_saved_checkpoint_is_named_and_can_be_exported(cli, tiny_run: list[str
             "error: results: holds no records, so nothing was written; set paths.results=DIR",
         ),
         (["fetch", "model=tiny"], "error: model=tiny: fetch takes names, so write: nowag-exp fetch tiny"),
+        (["export", "x" * 300, "--to", "dense"], f"error: {'x' * 300}/manifest.json: File name too long; choose a"),
+        (["compare", "x" * 300 + ".json", "y"], f"error: {'x' * 300}.json: File name too long; choose a shorter one"),
         (["fetch", "nope"], "error: fetch nope: no such model, calibration or evaluation; there are:"),
         (["frob"], "nowag-exp: argument VERB: invalid choice: 'frob'"),
     ],
@@ -334,6 +336,16 @@ def test_an_error_without_a_name_is_one_line_and_a_log(
     log = Path(line.split("traceback in ")[1].rstrip(")"))
     assert "Traceback" in log.read_text()
     log.unlink()
+
+
+def test_a_file_where_the_logs_go_is_named(cli, tiny_run: list[str]) -> None:
+    Path("results").mkdir()
+    Path("results/logs").touch()
+    code, _, err = cli("run", *tiny_run, "method=magnitude")
+    assert code == 2
+    assert err == (
+        "error: results/logs: cannot be written to (it is no folder); move it away, or set paths.results=DIR\n"
+    )
 
 
 def test_a_damaged_record_is_named(cli, tiny_run: list[str]) -> None:
