@@ -1,7 +1,6 @@
 """Tables to read: a row an experiment, a column a metric, winners marked where they are significantly better."""
 
 import math
-import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,18 @@ HEADINGS = {
     "acc": "",
     "acc_norm": "norm",
 }
+IN_LATEX = str.maketrans(
+    {
+        **{character: rf"\{character}" for character in "_&%$#{}"},
+        "^": r"\^{}",
+        "~": r"\~{}",
+        "\\": r"\textbackslash{}",
+        # In the fonts that LaTeX begins with, these would print as other characters.
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+    }
+)
 METRICS = ("perplexity", "kl", "top1_agreement", "acc", "acc_norm", "flips")
 PERCENT = {"top1_agreement", "acc", "acc_norm", "flips"}
 SUITE_SETTING = ("method", "settings", "bits_per_weight", "propagate", *CALIBRATION)
@@ -384,7 +395,7 @@ def _rendered_block(caption: str, block: Block, form: Format) -> str:
 
 def _escaped(text: str, form: Format) -> str:
     if form == "tex":
-        return re.sub(r"([_&%$#{}])", r"\\\1", text).replace("^", r"\^{}")
+        return text.translate(IN_LATEX)
     return text.replace("|", r"\|") if form == "md" else text
 
 

@@ -177,6 +177,12 @@ def test_names_are_escaped_and_the_best_is_bold(make_record: Make, tmp_path: Pat
         assert "**29.06 ± 0.25**" in text
 
 
+def test_whatever_latex_takes_for_a_command_is_escaped(make_record: Make, tmp_path: Path) -> None:
+    text = render([make_record("b", r"a\b~c^d<e>f|g{h}", BASE)], "tex", tmp_path)
+    assert r"a\textbackslash{}b\~{}c\^{}d\textless{}e\textgreater{}f\textbar{}g\{h\}" in text
+    assert r"p \textless{} 0.05" in text
+
+
 def test_one_setting_measured_in_two_sets_is_one_row_and_keeps_its_mark(make_record: Make, tmp_path: Path) -> None:
     rows = [make_record("b", "wanda", BASE), make_record("c", "nowag_p", BETTER)]
     kl = Metric("kl", "wiki_sample@512", 0.5, 0.1, "f00", 6, [x / 60 for x in BETTER], {})
