@@ -121,6 +121,9 @@ def test_a_sweep_with_a_failed_job_lists_it_and_exits_with_one(
     assert code == 1
     assert "(5 of this sweep)" in out
     assert err.count("failed: tiny wanda") == 2
+    for path in Path("results/tables").iterdir():
+        said = path.read_text().splitlines()[-1].endswith("failed, so not in this table: 2 of 7")
+        assert said == (path.suffix != ".csv"), path
     assert "model.layers.0.x: is not to be had (traceback in results/logs/" in err
     assert "Traceback" not in err
 

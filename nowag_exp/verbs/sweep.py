@@ -19,6 +19,9 @@ EPILOG = "example: nowag-exp sweep demo model=tiny paths.results=try"
 HEADINGS = {"text": "{}\n\n", "md": "`{}`\n\n", "tex": "% {}\n", "csv": ""}
 """What the file of a table opens with; a line that is no row would keep programs from reading a CSV."""
 
+ENDINGS = {"text": "\n{}\n", "md": "\n{}\n", "tex": "% {}\n", "csv": ""}
+"""What says that rows are missing."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's own arguments."""
@@ -49,7 +52,7 @@ def main(options: argparse.Namespace) -> int:
     records = [outcome.record for outcome in outcomes if outcome.record]
     results = planned.experiments[0].paths.folder
     print(render(records, "text", results))
-    _write_tables(options.name, what, records, results)
+    _write_tables(options.name, what, records, results, n_failed=len(outcomes) - len(records))
     failed = [outcome for outcome in outcomes if outcome.record is None]
     for outcome in failed:
         reporter.say(f"failed: {outcome.experiment.describe()}: {outcome.failure} (traceback in {outcome.log_file})")
@@ -74,13 +77,14 @@ def _search(name: str, overrides: list[str], executor: "Executor", bench: "Workb
         search.run(executor)
         trials = search.trials()
         records = [search.record(trial) for trial in trials if trial.outcome == "done"]
-        _write_tables(name, overrides, records, search.results)
+        n_failed = sum(trial.outcome == "failed" for trial in trials)
+        _write_tables(name, overrides, records, search.results, n_failed)
         print()
         print(render_trials(search), end="")
-    return 1 if any(trial.outcome == "failed" for trial in trials) else 0
+    return 1 if n_failed else 0
 
 
-def _write_tables(name: str, overrides: list[str], records: "list[RunRecord]", results: Path) -> None:
+def _write_tables(name: str, overrides: list[str], records: "list[RunRecord]", results: Path, n_failed: int) -> None:
     """The table of the records in every format, and where they are."""
     from nowag_exp.records.wide import FORMATS, render
     from nowag_exp.sweep import changes, table_name
@@ -89,6 +93,8 @@ def _write_tables(name: str, overrides: list[str], records: "list[RunRecord]", r
     made_by = " ".join(["nowag-exp sweep", name, *changes(overrides)])
     for form in FORMATS:
         text = HEADINGS[form].format(made_by) + render(records, form, results)
+        if n_failed:
+            text += ENDINGS[form].format(f"failed, so not in this table: {n_failed} of {len(records) + n_failed}")
         write(path.with_name(f"{path.name}.{extension(form)}"), text)
     print(f"tables:  {path}.{{{','.join(map(extension, FORMATS))}}}")
     print(f"records: {results / 'runs'} ({len(records)} of this sweep)")
