@@ -222,33 +222,29 @@ def test_refusals_of_the_hub_say_what_to_do(monkeypatch: pytest.MonkeyPatch, err
         model.folder()
 
 
-def test_a_password_in_the_address_of_the_hub_is_not_shown(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import httpx2
-    from huggingface_hub import hf_api
-
-    class Session:
-        def get(self, url: str, **options: object) -> object:
-            raise httpx2.ConnectError("401 Client Error. Request URL: http://user:PLANTED@mirror.example/api/x")
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hf_api, "get_session", Session)
-    with pytest.raises(RequestError, match=r"cannot be had \(401 .* URL: http://mirror\.example/api/x\)"):
-        resolve_commit("owner/name", "main", "dataset")
-
-
-def test_a_branch_cannot_be_resolved_without_network_and_the_error_says_what_to_do(
-    hub: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("[Errno -2] Name or service not known", r"cannot be had \(\[Errno -2\] .*; check network, login"),
+        (
+            "401 Client Error. Request URL: http://user:PLANTED@mirror.example/api/x",
+            r"cannot be had \(401 .* URL: http://mirror\.example/api/x\)",
+        ),
+    ],
+)
+def test_a_branch_that_cannot_be_resolved_says_why_and_what_to_do_but_no_password(
+    hub: Path, monkeypatch: pytest.MonkeyPatch, said: str, shown: str
 ) -> None:
     import httpx2
     from huggingface_hub import hf_api
 
     class Session:
         def get(self, url: str, **options: object) -> object:
-            raise httpx2.ConnectError("[Errno -2] Name or service not known")
+            raise httpx2.ConnectError(said)
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hf_api, "get_session", Session)
-    with pytest.raises(RequestError, match=r"cannot be had \(\[Errno -2\] .*; check network, login"):
+    with pytest.raises(RequestError, match=shown):
         resolve_commit("owner/name", "main", "dataset")
 
 
