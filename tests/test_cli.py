@@ -385,12 +385,26 @@ def test_a_broken_pipe_that_is_not_the_outputs_is_reported(cli, monkeypatch: pyt
     assert err.startswith("error: unexpected BrokenPipeError: worker")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
-def test_output_for_which_there_is_no_room_is_a_sentence(cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Path("/dev/full").open("w") as stdout, monkeypatch.context() as patched:
+@pytest.mark.parametrize(
+    ("path", "flags", "reason"),
+    [
+        ("eval.txt", os.O_RDONLY, "Bad file descriptor"),
+        # A device that is always full is Linux's; the same write fails everywhere in the case above.
+        pytest.param(
+            "/dev/full",
+            os.O_WRONLY,
+            "No space left on device",
+            marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is full"),
+        ),
+    ],
+)
+def test_output_that_cannot_be_written_is_a_sentence(
+    cli, workplace: Path, monkeypatch: pytest.MonkeyPatch, path: str, flags: int, reason: str
+) -> None:
+    with os.fdopen(os.open(path, flags), "w") as stdout, monkeypatch.context() as patched:
         patched.setattr(sys, "stdout", stdout)
         code, _, err = cli("table")
-    assert (code, err) == (1, "error: stdout: cannot be written (No space left on device); send it elsewhere\n")
+    assert (code, err) == (1, f"error: stdout: cannot be written ({reason}); send it elsewhere\n")
 
 
 def test_the_module_is_the_command(workplace: Path, tiny_run: list[str]) -> None:
