@@ -223,6 +223,14 @@ def test_a_login_is_found_in_the_environment_and_for_its_own_server_in_netrc(
         online.check()
 
 
+def test_a_password_in_the_servers_url_is_no_part_of_the_destination_that_receipts_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", "https://user:PLANTED@wandb.lab.example")
+    wandb.teardown()
+    assert tracker(mode="online").destination() == "https://wandb.lab.example: default entity/nowag-exp"
+
+
 def test_offline_needs_no_login() -> None:
     tracker().check()
 
