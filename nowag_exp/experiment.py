@@ -204,7 +204,7 @@ def run(experiment: Experiment, bench: Workbench, reporter: Reporter) -> RunReco
             "model: its files changed since the experiment was fingerprinted; run the same command again"
         )
     save_every = experiment.runtime.save_every
-    # Weights may be read from their files until the end, and so may what is mapped of them change with these.
+    # Weights are mapped or read again until the end, so a file that is written to changes results: none is kept then.
     store = Store(experiment.paths.folder / "store", model.checkpoint.require_unchanged)
     store.check()
     ledger = RunLedger(store, experiment.fingerprint)
