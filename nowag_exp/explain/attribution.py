@@ -116,7 +116,7 @@ class Attribution:
         return "\n".join([heading, *(f"  {job.name}: {_state(job)}" for job in self.jobs)])
 
     def run(self, bench: Workbench, reporter: Reporter) -> list[Gap]:
-        """Run what is not recorded, and take the gap of each headline metric and of all that really differ apart.
+        """Run what is not recorded, and take apart the gap of each headline metric and of every other that differs.
 
         Raises:
             RequestError: if A or B cannot be had, or they have no metric on the same tokens.
@@ -242,12 +242,12 @@ def _shared(a: RunRecord, b: RunRecord) -> list[Metric]:
 
 
 def _attributed(a: Found, b: Found) -> list[Metric]:
-    """Metrics of the second that the first has on the same tokens: its headline, and others that really differ."""
+    """Metrics of the second that the first has on the same tokens: its headline, and others that differ."""
     main = _shared(a[1], b[1])
     if not main:
         return []
-    lines, _ = compare_records(a, b)
-    return main + [line.b for line in lines if line.is_real and line.b not in main]
+    differing = [line.b for line in compare_records(a, b).runs if line.is_shown]
+    return main + [metric for metric in differing if metric not in main]
 
 
 def _counterpart(record: RunRecord, wanted: Metric) -> Metric | None:
@@ -325,7 +325,8 @@ def _render_gap(gap: Gap) -> str:
     headers = [f"{gap.metric} {gap.protocol}", "value", f"effect, {unit}", "per cent" if in_nats else "", ""]
     note = (
         "Effects are against A with that one factor changed, paired over the same windows or items, ± standard error; "
-        "interaction is what B differs by beyond their sum."
+        "interaction is what B differs by beyond their sum. They are of single runs: what other "
+        "seeds would give is not in the error."
     )
     if gap.otherwise:
         note += " They are against A measured as B."

@@ -11,8 +11,8 @@ from nowag_exp.calibration import CompressedLinear
 from nowag_exp.errors import RequestError
 from nowag_exp.evaluation import Metric
 from nowag_exp.ledger import Irregularity
-from nowag_exp.records.comparison import Line, compare_records
-from nowag_exp.records.pairing import NOISE_FLOOR
+from nowag_exp.records.comparison import Comparison, compare_records
+from nowag_exp.records.pairing import NOISE_FLOOR, setting_key
 from nowag_exp.records.record import RunRecord
 
 OUR_VERSIONS = {"version", "statistics", "drawing", "conversion", "items", "task_version"}
@@ -72,8 +72,8 @@ class Explanation:
         linears: those whose relative error differs most.
         no_number: config keys that differ and change no number by themselves.
         one_sided: keys that only one of two classes has, or depends on, by the part of the config that they are of.
-        lines: paired tests.
-        left_out: metrics without one, and why.
+        comparison: what the tests say of the two runs, and of their settings; ``None`` if no metric can be tested.
+        left_out: metrics that cannot, and why.
         same_numbers: whether all metrics, window by window and item by item, are the same.
         one_record: whether both are the same record of the same results folder.
     """
@@ -89,7 +89,7 @@ class Explanation:
     linears: list[Change]
     no_number: list[Change]
     one_sided: dict[str, list[Change]]
-    lines: list[Line]
+    comparison: Comparison | None
     left_out: list[str]
     same_numbers: bool
     one_record: bool
@@ -101,7 +101,9 @@ class Explanation:
             return f"A and B are one record, {self.a.fingerprint}: there is nothing to explain"
         if self.settings:
             also = _also(("versions of our code", self.our_versions))
-            return f"different settings: {listed(self.settings)}{also}; {self._numbers()}"
+            of_chance = setting_key(self.a) == setting_key(self.b)
+            name = "the same settings with other seeds" if of_chance else "different settings"
+            return f"{name}: {listed(self.settings)}{also}; {self._numbers()}"
         if self.our_versions:
             return (
                 f"the same settings in different versions of our code: {listed(self.our_versions)}"
@@ -120,12 +122,9 @@ class Explanation:
         )
 
     def _numbers(self) -> str:
-        if not self.lines:
+        if self.comparison is None:
             return "no metric could be tested, for the reason under numbers"
-        if self.same_numbers:
-            return "the numbers are the same"
-        n_real = sum(line.is_real for line in self.lines)
-        return f"{n_real} of {len(self.lines)} metrics really differ" if n_real else "no metric really differs"
+        return "the numbers are the same" if self.same_numbers else self.comparison.summary
 
 
 def explain(a: tuple[Path, RunRecord], b: tuple[Path, RunRecord]) -> Explanation:
@@ -139,9 +138,9 @@ def explain(a: tuple[Path, RunRecord], b: tuple[Path, RunRecord]) -> Explanation
     # A local model's files are in its identity, too.
     of_model = [] if any(change.key.startswith("model.") for change in found.data) else _model_files(first, second)
     try:
-        lines, left_out = compare_records(a, b)
+        comparison, left_out = compare_records(a, b), []
     except RequestError as error:
-        lines, left_out = [], [str(error)]
+        comparison, left_out = None, [str(error)]
     return Explanation(
         a=first,
         b=second,
@@ -154,7 +153,7 @@ def explain(a: tuple[Path, RunRecord], b: tuple[Path, RunRecord]) -> Explanation
         linears=_linears(first.compression.linears, second.compression.linears),
         no_number=found.no_number,
         one_sided=found.one_sided,
-        lines=lines,
+        comparison=comparison,
         left_out=left_out,
         same_numbers=_numbers(first) == _numbers(second) and first.items_sha256 == second.items_sha256,
         one_record=folder.resolve() == other_folder.resolve() and first == second,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from tabulate import tabulate
 
 from nowag_exp.explain.differences import Change, Explanation, LedgerChange, listed, shown
-from nowag_exp.records.comparison import describe, render_lines
+from nowag_exp.records.comparison import describe, render_claims
 
 MOST_PLACES = 3
 
@@ -30,7 +30,7 @@ def render_explanation(found: Explanation) -> str:
         shown_sections.append(f"differ, but change no number by themselves: {keys}")
     for part, one_sided in found.one_sided.items():
         shown_sections.append(f"only one {part} has these: {listed(one_sided, most=len(one_sided))}")
-    numbers = render_lines(found.a, found.b, found.lines, found.left_out) if found.lines else "\n".join(found.left_out)
+    numbers = render_claims(found.a, found.b, found.comparison) if found.comparison else "\n".join(found.left_out)
     heading = f"A: {describe(found.a)}\nB: {describe(found.b)}"
     return "\n\n".join([heading, *shown_sections, f"numbers\n{_indented(numbers)}"]) + "\n"
 

@@ -1,16 +1,18 @@
-"""The values of records window by window and item by item, paired for tests."""
+"""The values of records window by window and item by item, paired for tests of models and of settings."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from nowag_exp.evaluation import Metric
-from nowag_exp.evaluation.significance import Difference, Units, difference, mean_difference, with_spread
+from nowag_exp.evaluation.significance import Difference, Units, difference, mean_difference, over_seeds
 from nowag_exp.records.items import load_items
 from nowag_exp.records.record import RunRecord
+from nowag_exp.records.store import content_key
 
 LOWER_IS_BETTER = {"perplexity", "kl", "flips"}
 NOISE_FLOOR = "noise_floor_"
@@ -50,6 +52,22 @@ class Measured:
         return float(np.mean([metric.value for metric in self.metrics]))
 
     @property
+    def is_random(self) -> bool:
+        """Whether another seed would give another value."""
+        return bool(seeds_of(self.records[0]))
+
+    def independent(self) -> "Measured":
+        """Leave out seeds that share a draw with one before them: of calibration, or of the method."""
+        drawn: list[tuple[int, ...]] = []
+        kept = []
+        for record, metric in zip(self.records, self.metrics, strict=True):
+            seeds = seeds_of(record)
+            if not any(mine == other for known in drawn for mine, other in zip(seeds, known, strict=True)):
+                drawn.append(seeds)
+                kept.append((record, metric))
+        return Measured(self.results, [record for record, _ in kept], [metric for _, metric in kept])
+
+    @property
     def spread(self) -> float | None:
         """Sample standard deviation over the seeds; ``None`` for one."""
         values = [metric.value for metric in self.metrics]
@@ -82,13 +100,71 @@ class Measured:
         ]
 
 
-def compare(a: Measured, b: Measured) -> Difference | None:
-    """How ``b`` differs from ``a`` on the same windows or items; of perplexity, in nats of its log.
+@dataclass(frozen=True)
+class Evidence:
+    """What the tests of two measured values say: of the models, and of the settings that made them.
+
+    Attributes:
+        models: the paired test over windows or items, of the means over the seeds that are there.
+        settings: over seeds as well; ``models`` if nothing is drawn on either side; ``None`` if it cannot be made.
+        untested: why it cannot, in a few words; empty if it can.
+    """
+
+    models: Difference
+    settings: Difference | None
+    untested: str
+
+
+def weigh(a: Measured, b: Measured) -> Evidence | None:
+    """Test how ``b`` differs from ``a`` on the same windows or items; of perplexity, in nats of its log.
 
     ``None`` if there are fewer than two of them.
     """
-    found = compare_strata(a.strata(), b.strata())
-    return None if found is None else with_spread(found, a.seed_means(), b.seed_means())
+    models = compare_strata(a.strata(), b.strata())
+    if models is None:
+        return None
+    untested = _untested(a, b)
+    if untested:
+        return Evidence(models, None, untested)
+    scattered = [side.independent().seed_means() for side in (a, b) if side.is_random]
+    return Evidence(models, over_seeds(models, scattered) if scattered else models, "")
+
+
+def _untested(a: Measured, b: Measured) -> str:
+    """Why nothing can be said of the settings; empty if something can."""
+    if setting_key(a.records[0]) == setting_key(b.records[0]):
+        return "A and B differ in their seeds alone"
+    single = [side.is_random and len(side.independent().records) == 1 for side in (a, b)]
+    if all(single):
+        return "one seed each"
+    return next((f"one seed of {name}" for name, alone in zip("AB", single, strict=True) if alone), "")
+
+
+def seeds_of(record: RunRecord) -> tuple[int, ...]:
+    """What a result depends on by chance: the seeds of calibration and method; empty if nothing is drawn."""
+    parts = (record.identity["calibration"], record.identity["method"])
+    return tuple(part["seed"] for part in parts if part and part.get("seed") is not None)
+
+
+def setting_key(record: RunRecord, with_evaluation: bool = False) -> str:
+    """Hash of what records share that differ in seeds alone, and in what was measured unless that is to stay apart."""
+    parts = ("model", "method", "calibration", *(["evaluation"] if with_evaluation else []))
+    identity = {name: record.identity[name] for name in parts}
+    return content_key({name: _without_seed(part) for name, part in identity.items()})
+
+
+def one_a_seed(records: Iterable[RunRecord], metric: Metric) -> list[tuple[RunRecord, Metric]]:
+    """The records that have a metric on the same tokens, each with its own value of it; the first of each seed."""
+    found: dict[tuple[int, ...], tuple[RunRecord, Metric]] = {}
+    for record in records:
+        for own in record.metrics:
+            if (own.name, own.protocol, own.token_hash) == (metric.name, metric.protocol, metric.token_hash):
+                found.setdefault(seeds_of(record), (record, own))
+    return list(found.values())
+
+
+def _without_seed(part: Any) -> Any:
+    return {key: value for key, value in part.items() if key != "seed"} if isinstance(part, dict) else part
 
 
 def compare_strata(a: Sequence[Units], b: Sequence[Units]) -> Difference | None:

@@ -1,4 +1,4 @@
-"""Tables to read: a row an experiment, a column a metric, winners marked where they are significantly better."""
+"""Tables to read: a row an experiment, a column a metric, a mark on what is shown to be best of its size."""
 
 import math
 from collections import Counter
@@ -12,9 +12,9 @@ from tabulate import tabulate
 from nowag_exp.evaluation import Metric
 from nowag_exp.evaluation.significance import LEVEL
 from nowag_exp.ledger import Irregularity, summary
-from nowag_exp.records.pairing import MEAN, NOISE_FLOOR, Measured, compare
+from nowag_exp.records.marks import COMPARABLE, Mark, marks
+from nowag_exp.records.pairing import MEAN, NOISE_FLOOR, Measured, setting_key
 from nowag_exp.records.record import RunRecord
-from nowag_exp.records.store import content_key
 from nowag_exp.records.tables import CALIBRATION, DENSE, SETTING, SIZES, tidy
 
 Format = Literal["text", "csv", "md", "tex"]
@@ -41,8 +41,12 @@ IN_LATEX = str.maketrans(
         "<": r"\textless{}",
         ">": r"\textgreater{}",
         "|": r"\textbar{}",
+        "°": r"\textdegree{}",
     }
 )
+ONLY_MODELS = "°"
+"""Behind a value that is best of its size among these models, where seeds are too few to say so of settings."""
+
 METRICS = ("perplexity", "kl", "top1_agreement", "acc", "acc_norm", "flips")
 PERCENT = {"top1_agreement", "acc", "acc_norm", "flips"}
 SUITE_SETTING = ("method", "settings", "bits_per_weight", "propagate", *CALIBRATION)
@@ -99,11 +103,11 @@ class Cell:
 
     Attributes:
         text: the cell.
-        is_best: whether it is significantly better than every other compressed row that is at most as large.
+        mark: whether it is shown to be better than every other compressed row of comparable size.
     """
 
     text: str
-    is_best: bool = False
+    mark: Mark | None = None
 
 
 @dataclass(frozen=True)
@@ -166,7 +170,9 @@ def _rows(part: pd.DataFrame, records: dict[str, RunRecord], results: Path, allo
     settings = part.drop_duplicates("fingerprint").set_index("fingerprint")
     groups: dict[str, list[str]] = {}
     for fingerprint in settings.index:
-        groups.setdefault(_without_seeds(records[fingerprint], allow_mixed), []).append(fingerprint)
+        # Values on mixed tokens stay in rows of their own.
+        key = setting_key(records[fingerprint], with_evaluation=allow_mixed)
+        groups.setdefault(key, []).append(fingerprint)
     rows = []
     for fingerprints in groups.values():
         of_group = settings.loc[fingerprints]
@@ -202,18 +208,6 @@ def _measured(records: list[tuple[str, RunRecord]], results: Path, allow_mixed: 
         column: Measured(results, [record for record, _ in pairs.values()], [metric for _, metric in pairs.values()])
         for column, pairs in found.items()
     }
-
-
-def _without_seeds(record: RunRecord, with_evaluation: bool) -> str:
-    """What records share that differ in seeds alone, and in what was measured unless that is to stay apart."""
-    parts = ("model", "method", "calibration", *(["evaluation"] if with_evaluation else []))
-    identity = {name: record.identity[name] for name in parts}
-    return content_key(
-        {
-            name: {key: value for key, value in part.items() if key != "seed"} if isinstance(part, dict) else part
-            for name, part in identity.items()
-        }
-    )
 
 
 def _section(model: str, rows: list[Row]) -> Section:
@@ -295,16 +289,16 @@ def _block(title: str, rows: list[Row], settings: list[str], columns: list[Colum
     lines = [[Cell(setting_text(name, row.setting[name])) for name in settings] for row in rows]
     for column in columns:
         headings.append(heading(column, several))
-        best = _winners(rows, column)
+        marked = _marks(rows, column)
         usual = Counter(
             metric.token_hash for row in rows if column in row.measured for metric in row.measured[column].metrics
         )
         ((most, _),) = usual.most_common(1)
-        for row, line in zip(rows, lines, strict=True):
+        for row, line, mark in zip(rows, lines, marked, strict=True):
             text = value_text(column.metric, row.measured[column]) if column in row.measured else "-"
             if column in row.measured and {metric.token_hash for metric in row.measured[column].metrics} != {most}:
                 text += " †"
-            line.append(Cell(text, any(row is winner for winner in best)))
+            line.append(Cell(text, mark))
     return Block(title, headings, lines)
 
 
@@ -322,32 +316,12 @@ def heading(column: Column, several: Counter[tuple[str, str]]) -> str:
     return " ".join(filter(None, parts)) + (" %" if column.metric in PERCENT else "")
 
 
-def _winners(rows: list[Row], column: Column) -> list[Row]:
-    """Compressed rows that are significantly better than every other one that is at most as large.
-
-    To be better than all of them each test alone must pass, so the level needs no adjustment for their number. Rows of
-    a column on mixed tokens are not compared, and the smallest has nothing to be better than.
-    """
-    found = [row for row in rows if column in row.measured and row.setting["method"] != DENSE]
-    if len({metric.token_hash for row in found for metric in row.measured[column].metrics}) > 1:
-        return []
-    winners = []
-    sizes = [round(float(row.setting["bits_per_weight"]), 2) for row in found]  # As the table shows them.
-    for row, size in zip(found, sizes, strict=True):
-        own = row.measured[column]
-        rivals = [
-            other.measured[column]
-            for other, its_size in zip(found, sizes, strict=True)
-            if other is not row and its_size <= size
-        ]
-        if rivals and all(own.better_than(rival) for rival in rivals) and all(_is_real(own, rival) for rival in rivals):
-            winners.append(row)
-    return winners
-
-
-def _is_real(a: Measured, b: Measured) -> bool:
-    found = compare(a, b)
-    return found is not None and found.p_value < LEVEL
+def _marks(rows: list[Row], column: Column) -> list[Mark | None]:
+    """A row each; none for dense rows, nor in a column on mixed tokens."""
+    found = [row.measured.get(column) if row.setting["method"] != DENSE else None for row in rows]
+    if len({metric.token_hash for measured in found if measured for metric in measured.metrics}) > 1:
+        return [None] * len(rows)
+    return marks(found, [float(row.setting["bits_per_weight"]) for row in rows])
 
 
 def value_text(metric: str, measured: Measured) -> str:
@@ -382,10 +356,7 @@ def setting_text(name: str, value: Any) -> str:
 
 def _rendered_block(caption: str, block: Block, form: Format) -> str:
     headings = [_escaped(name, form) for name in block.headings]
-    lines = [
-        [_marked(_escaped(cell.text, form), form) if cell.is_best else _escaped(cell.text, form) for cell in line]
-        for line in block.lines
-    ]
+    lines = [[_marked(_escaped(cell.text, form), cell.mark, form) for cell in line] for line in block.lines]
     if form == "tex":
         cells = pd.DataFrame(lines, columns=headings)
         return cells.style.hide(axis="index").to_latex(hrules=True, caption=_escaped(caption, form))
@@ -399,16 +370,21 @@ def _escaped(text: str, form: Format) -> str:
     return text.replace("|", r"\|") if form == "md" else text
 
 
-def _marked(text: str, form: Format) -> str:
-    return {"tex": rf"\textbf{{{text}}}", "md": f"**{text}**"}.get(form, f"{text} *")
+def _marked(text: str, mark: Mark | None, form: Format) -> str:
+    if mark == "models":
+        return f"{text} {_escaped(ONLY_MODELS, form)}"
+    if mark == "settings":
+        return {"tex": rf"\textbf{{{text}}}", "md": f"**{text}**"}.get(form, f"{text} *")
+    return text
 
 
 def legend(form: Format) -> str:
     """What marks, signs and columns mean, in lines."""
     mark = "*" if form == "text" else "bold"
     return (
-        f"{mark}: significantly better (paired test over windows or items, p < {LEVEL}) than every other compressed "
-        "row that is at most as large (bits).\n"
+        f"{mark}: better than every other compressed row of comparable size (bits within {COMPARABLE - 1:.0%}), shown "
+        f"over seeds and windows or items (p < {LEVEL}).\n"
+        f"{ONLY_MODELS}: the same of these models only; another seed might turn it, for there is one seed.\n"
         "±: standard error over windows or items. s: standard deviation over seeds.\n"
         "bits: per compressed weight as stored. model bits: per parameter of the model. MB: 10^6 bytes of tensors.\n"
         "KL: from the dense model, nats a token. top-1: tokens at which both choose the same. flips: items that only "

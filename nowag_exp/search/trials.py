@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tabulate import tabulate
 
 from nowag_exp.evaluation.significance import LEVEL
-from nowag_exp.records.pairing import Measured, compare
+from nowag_exp.records.pairing import Measured, compare_strata, is_better
 from nowag_exp.records.record import RunRecord
 from nowag_exp.search.space import Dimension, overrides
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nowag_exp.search.study import Search
 
 MOST_REASONS = 5
+MOST_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Trial:
 
 
 def render_trials(search: "Search") -> str:
-    """The table, the best against the runner-up, the Pareto front, what was not run, and the best one's command."""
+    """The table, the best against the others, the Pareto front, what was not run, and the best one's command."""
     trials = search.trials()
     done = [trial for trial in trials if trial.objective is not None]
     parts = []
@@ -84,7 +85,7 @@ def render_trials(search: "Search") -> str:
         records = {trial.number: search.record(trial) for trial in done}
         front = pareto([(_bits(trial, records), _cost(search, trial)) for trial in done])
         parts.append(_table(search, done, records, front))
-        parts.append(_against_runner_up(search, done, records))
+        parts.append(_against_others(search, done, records))
     parts += _not_run(trials)
     if done:
         best = [*overrides(search.request.base), *overrides(done[0].values)]
@@ -133,21 +134,36 @@ def _measured(search: "Search", trial: Trial, records: Mapping[int, RunRecord]) 
     return Measured(search.results, [record], [search.objective(record)])
 
 
-def _against_runner_up(search: "Search", done: Sequence[Trial], records: Mapping[int, RunRecord]) -> str:
+def _against_others(search: "Search", done: Sequence[Trial], records: Mapping[int, RunRecord]) -> str:
+    """The best against each other one.
+
+    It was chosen from all by the values that are tested, so any of the ``n (n - 1) / 2`` pairs could have been the one:
+    each p is multiplied by their number (Bonferroni).
+    """
     if len(done) < 2:
-        return "one trial alone has no runner-up"
-    best, second = (_measured(search, trial, records) for trial in done[:2])
-    found = compare(second, best)
-    pair = f"trial {done[0].number} against the runner-up, trial {done[1].number}"
-    if found is None:
-        return f"{pair}: too few windows to tell"
-    verdict = "really better" if found.p_value < LEVEL else "not really better"
-    unit = " nats of log-perplexity" if search.metric == "perplexity" else ""
-    return (
-        f"{pair}: {verdict} "
-        f"({found.value:+.3g} ± {found.standard_error:.2g}{unit}, {found.test}, p {found.p_value:.2g}).\n"
-        f"The best of {len(done)} was chosen by the value shown, which flatters it: measure it on other text."
-    )
+        return "one trial alone has nothing to be better than"
+    best, *others = (_measured(search, trial, records) for trial in done)
+    n_pairs = len(done) * (len(done) - 1) // 2
+    worse: list[str] = []
+    unknown: list[str] = []
+    for trial, other in zip(done[1:], others, strict=True):
+        found = compare_strata(other.strata(), best.strata())
+        shown = found is not None and n_pairs * found.p_value < LEVEL and is_better(best.name, found.value, 0)
+        (worse if shown else unknown).append(str(trial.number))
+    lines = [
+        f"trial {done[0].number}, the best of {len(done)}, is shown to be better than {len(worse)} of the other "
+        f"{len(others)} (paired test, p < {LEVEL} after adjustment for all {n_pairs} pairs it was chosen from)."
+    ]
+    if unknown:
+        listed = ", ".join(unknown[:MOST_SHOWN]) + (" ..." if len(unknown) > MOST_SHOWN else "")
+        lines.append(f"Not shown: that it is better than trial {listed}.")
+    if best.is_random:
+        lines.append(
+            "That is of these runs. Of the settings nothing is shown, one seed each: run the best few with three seeds "
+            "or more, and compare them."
+        )
+    lines.append(f"The best of {len(done)} was chosen by the value shown, which flatters it: measure it on other text.")
+    return "\n".join(lines)
 
 
 def _not_run(trials: Sequence[Trial]) -> list[str]:

@@ -1,8 +1,8 @@
-"""``nowag-exp compare``: which differences of two records are real."""
+"""``nowag-exp compare``: which differences of two records, and of their settings, are shown."""
 
 import argparse
 
-HELP = "which differences of two records are real"
+HELP = "which differences of two records, and of their settings, are shown"
 EPILOG = "example: nowag-exp compare 3f2a 91bc   (fingerprints: the last column of nowag-exp table --format csv)"
 
 
@@ -20,5 +20,5 @@ def main(options: argparse.Namespace) -> int:
 
     results = results_folder(options.overrides)
     a, b = find_record(results, options.first), find_record(results, options.second)
-    print(render_comparison(a[1], b[1], *compare_records(a, b)), end="")
+    print(render_comparison(a[1], b[1], compare_records(a, b)), end="")
     return 0

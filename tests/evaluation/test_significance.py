@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nowag_exp.evaluation.significance import Difference, difference, holm, mean_difference, with_spread
+from nowag_exp.evaluation.significance import LEVEL, Difference, difference, holm, mean_difference, over_seeds
 
 values = st.lists(st.floats(-10, 10).map(lambda x: round(x, 3)), min_size=3, max_size=20)
 
@@ -78,21 +78,57 @@ def test_one_window_tells_nothing() -> None:
 
 
 def test_the_mean_over_tasks_worked_by_hand() -> None:
-    found = mean_difference([Difference(0.1, 0.03, 0.5, "x", 10), Difference(0.3, 0.04, 0.5, "x", 20)])
+    found = mean_difference([Difference(0.1, 0.03, 0.5, "x", 10, 9.0), Difference(0.3, 0.04, 0.5, "x", 20, 19.0)])
     assert found.value == pytest.approx(0.2)
     assert found.standard_error == pytest.approx(0.025)
     assert found.p_value == pytest.approx(math.erfc(8 / math.sqrt(2)))
     assert found.n == 30
 
 
-def test_scattered_seeds_make_a_clear_difference_uncertain() -> None:
-    clear = Difference(1.0, 0.1, 1e-6, "paired t", 16)
-    assert with_spread(clear, [5.0], [6.0]) == clear
-    widened = with_spread(clear, [4.0, 6.0], [5.0, 7.0])
-    # Variance 2 over 2 seeds a side: 0.01 + 1 + 1.
-    assert widened.standard_error == pytest.approx(math.sqrt(2.01))
-    assert widened.p_value > 0.3
-    assert with_spread(clear, [5.0, 5.01, 4.99], [6.0, 6.01, 5.99]).p_value < 0.01
+def test_the_test_over_seeds_worked_by_hand() -> None:
+    clear = Difference(1.0, 0.1, 1e-6, "paired t", 16, 15.0)
+    found = over_seeds(clear, [[4.0, 6.0], [5.0, 7.0]])
+    # Variance 2 over 2 seeds a side: 0.01 + 1 + 1; Welch and Satterthwaite: 2.01² / (0.01² / 15 + 1 + 1) = 2.02, but
+    # there are only 2 seeds beyond one a side. P(|t| > x) with 2 degrees is 1 - x / √(x² + 2).
+    x = 1 / math.sqrt(2.01)
+    assert found.standard_error == pytest.approx(math.sqrt(2.01))
+    assert found.freedom == 2
+    assert found.p_value == pytest.approx(1 - x / math.sqrt(x**2 + 2))
+    # One side that scatters far more than the other has all the freedom: 3 seeds give 2, not 4.
+    lopsided = over_seeds(Difference(1.0, 0.0, 0.0, "paired t", 16, 15.0), [[0.0, 1.0, 2.0], [5.0, 5.0, 5.0]])
+    assert lopsided.freedom == pytest.approx(2)
+    # A side that draws nothing has no scatter of its own.
+    assert over_seeds(clear, [[4.0, 6.0]]).standard_error == pytest.approx(math.sqrt(1.01))
+    assert over_seeds(clear, [[5.0, 5.01, 4.99], [6.0, 6.01, 5.99]]).p_value < 0.01
+
+
+def test_seeds_that_do_not_scatter_leave_the_windows_alone() -> None:
+    found = over_seeds(Difference(0.0, 0.0, 1.0, "paired t", 16, 15.0), [[1.0, 1.0], [1.0, 1.0]])
+    assert (found.standard_error, found.p_value) == (0, 1)
+
+
+@given(a=values, b=values)
+def test_the_smallest_difference_shown_is_where_the_p_value_is_the_level(a: list[float], b: list[float]) -> None:
+    n = min(len(a), len(b))
+    found = difference(np.array(a[:n]), np.array(b[:n]) + 0.001)
+    assert found is not None
+    smallest = found.smallest_shown()
+    if found.n_discordant is None and found.standard_error > 1e-9:
+        assert smallest is not None
+        assert (abs(found.value) > smallest) == (found.p_value < LEVEL)
+        moved = np.array(b[:n]) + 0.001 - found.value + smallest * 1.0001
+        again = difference(np.array(a[:n]), moved)
+        assert again is not None
+        assert again.p_value == pytest.approx(LEVEL, rel=0.01)
+
+
+def test_of_items_too_few_that_differ_could_not_have_shown_anything() -> None:
+    five = difference(np.array([0.0] * 5 + [1.0] * 5), np.array([1.0] * 5 + [1.0] * 5))
+    six = difference(np.array([0.0] * 6 + [1.0] * 4), np.array([1.0] * 6 + [1.0] * 4))
+    assert five is not None
+    assert six is not None
+    assert five.smallest_shown() is None, "even five of five are chance once in 16"
+    assert six.smallest_shown() == pytest.approx(6 / 10), "six of six once in 32"
 
 
 def test_holm_worked_by_hand() -> None:

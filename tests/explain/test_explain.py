@@ -94,6 +94,13 @@ def test_one_setting_that_differs_is_the_whole_gap(make, explained) -> None:
     assert load_records(RESULTS) == before
 
 
+def test_two_seeds_of_one_method_are_never_called_settings_that_differ(make, explained) -> None:
+    a, b = make("method=wanda"), make("method=wanda", "seed=1")
+    text = explained(a, b)
+    assert conclusion(text).startswith("the same settings with other seeds: calibration.seed (0, 1); ")
+    assert "the settings: not shown, A and B differ in their seeds alone" in conclusion(text)
+
+
 def test_effects_are_the_differences_of_independent_runs_and_the_interaction_is_the_rest(make, explained) -> None:
     a = make("method=wanda", "method.pattern=2:4")
     b = make("method=wanda", "seed=1", "method.propagate=dense")
@@ -233,7 +240,7 @@ def test_a_setting_that_means_nothing_in_the_other_class_is_impossible(make) -> 
     assert not gap.is_complete
 
 
-def test_other_metrics_are_attributed_if_they_really_differ(make) -> None:
+def test_other_metrics_are_attributed_if_the_runs_differ_in_them(make) -> None:
     a, b = make("method=wanda", "method.pattern=2:4"), make("method=wanda")
     effect_of = {metric.name: np.array(metric.values) for metric in b.metrics}
     assert set(effect_of) == {"perplexity", "kl", "top1_agreement"}

@@ -10,7 +10,7 @@ import pytest
 from nowag_exp.cli import main
 from nowag_exp.errors import RequestError
 from nowag_exp.evaluation import Metric
-from nowag_exp.records.comparison import compare_records, find_record
+from nowag_exp.records.comparison import compare_records, find_record, render_comparison
 from nowag_exp.records.items import items_path, save_items
 from nowag_exp.records.record import RunRecord, save_record
 
@@ -24,7 +24,7 @@ def saved(results: Path, record: RunRecord) -> tuple[Path, RunRecord]:
     return results, record
 
 
-def test_what_is_real_is_said_with_its_test(make_record: Make, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_what_differs_is_said_with_its_test(make_record: Make, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     quiz = [Metric("acc", "quiz/easy", 0.5, 0.1, "f00", 20, None, {})]
     for name, method, losses, right in (("aaaa", "wanda", A, 10), ("abbb", "nowag_p", B, 11)):
         made = make_record(name, method, losses)
@@ -40,7 +40,91 @@ def test_what_is_real_is_said_with_its_test(make_record: Make, tmp_path: Path, c
     assert "paired t" in perplexity
     assert perplexity.rstrip().endswith("B is better")
     assert "McNemar" in accuracy
-    assert accuracy.rstrip().endswith("no real difference")
+    assert accuracy.rstrip().endswith("not shown")
+    assert "the settings: not shown, one seed each" in out
+
+
+def seeded(results: Path, make: Make, method: str, losses: list[float], shifts: list[float]) -> list[RunRecord]:
+    """Saved records of one setting, a seed each, whose losses lie higher by a shift."""
+    records = [
+        make(f"{method}{seed}", method, [loss + shift for loss in losses], seed=seed)
+        for seed, shift in enumerate(shifts)
+    ]
+    for record in records:
+        save_record(results, record)
+    return records
+
+
+def test_two_seeds_of_one_setting_are_said_to_be_that(make_record: Make, tmp_path: Path) -> None:
+    a, b = seeded(tmp_path, make_record, "wanda", A, [0.0, 0.1])
+    found = compare_records((tmp_path, a), (tmp_path, b))
+    assert found.runs[0].is_shown, "0.1 higher on every window: another model"
+    assert found.settings == []
+    assert "seeds alone" in found.untested
+    text = render_comparison(a, b, found)
+    assert "these two runs" in text
+    assert "the settings: not shown" in text
+
+
+def test_settings_are_compared_over_all_seeds_recorded_beside_the_two(make_record: Make, tmp_path: Path) -> None:
+    gap, shifts_a, shifts_b = -0.1, [0.0, 0.02, 0.04], [0.0, 0.01, 0.05]
+    a = seeded(tmp_path, make_record, "wanda", A, shifts_a)
+    b = seeded(tmp_path, make_record, "nowag_p", [x + gap + 0.001 * i for i, x in enumerate(A)], shifts_b)
+    found = compare_records((tmp_path, a[0]), (tmp_path, b[1]))
+    (line,) = found.settings
+    assert line.found is not None
+    # By hand: gaps -0.1 + {0, 1, 2, 3} thousandths, and the seeds' means 0.02 on both sides. Over 4 windows e² =
+    # (5 / 3) 1e-6 / 4; seeds scatter with variances 4e-4 and 7e-4, over 3 each.
+    assert line.found.value == pytest.approx(-0.0985)
+    assert line.found.standard_error == pytest.approx((5e-6 / 12 + 11e-4 / 3) ** 0.5)
+    assert line.is_shown
+    assert found.seeds == ("0, 1, 2", "0, 1, 2")
+    assert "B is better" in render_comparison(a[0], b[1], found).split("the settings, over all")[1]
+
+
+def test_a_lead_of_two_runs_that_other_seeds_do_not_bear_out_is_none_of_settings(
+    make_record: Make, tmp_path: Path
+) -> None:
+    a = seeded(tmp_path, make_record, "wanda", A, [0.0, 0.3, -0.3])
+    b = seeded(tmp_path, make_record, "nowag_p", A, [-0.1, 0.3, -0.2])
+    found = compare_records((tmp_path, a[0]), (tmp_path, b[0]))
+    assert found.runs[0].is_shown
+    (line,) = found.settings
+    assert not line.is_shown
+    assert line.smallest is not None
+    assert line.smallest > 0.5, "what scatters by 0.3 shows nothing below"
+    assert "not shown" in render_comparison(a[0], b[0], found).split("the settings, over all")[1]
+    assert found.summary.startswith(
+        "these two runs: 1 of 1 metrics differ; the settings, over seeds: no difference shown"
+    )
+
+
+def test_seeds_that_share_their_calibration_are_no_independent_draws(make_record: Make, tmp_path: Path) -> None:
+    def with_method_seed(record: RunRecord, seed: int) -> RunRecord:
+        method = {**record.identity["method"], "seed": seed}
+        return replace(
+            record, fingerprint=f"{record.fingerprint}{seed}", identity={**record.identity, "method": method}
+        )
+
+    a = [with_method_seed(make_record("a", "wanda", A), seed) for seed in (0, 1, 2)]
+    b = [with_method_seed(make_record("b", "nowag_vq", B), seed) for seed in (0, 1, 2)]
+    for record in (*a, *b):
+        save_record(tmp_path, record)
+    found = compare_records((tmp_path, a[0]), (tmp_path, b[0]))
+    assert found.settings == []
+    assert found.untested == "one seed each"
+
+
+def test_what_draws_nothing_is_a_setting_by_itself(make_record: Make, tmp_path: Path) -> None:
+    a, b = make_record("a", "rtn", A), make_record("b", "magnitude", B)
+    a, b = (replace(record, identity={**record.identity, "calibration": None}) for record in (a, b))
+    found = compare_records((tmp_path, a), (tmp_path, b))
+    assert found.untested == ""
+    assert "nothing is drawn at random" in render_comparison(a, b, found)
+    seeds = seeded(tmp_path, make_record, "wanda", B, [0.0, 0.01])
+    against = compare_records((tmp_path, a), (tmp_path, seeds[0]))
+    assert against.untested == ""
+    assert against.seeds == ("", "0, 1")
 
 
 def test_metrics_on_different_tokens_are_not_compared(make_record: Make, tmp_path: Path) -> None:
@@ -53,24 +137,24 @@ def test_what_only_one_record_has_is_said(make_record: Make, tmp_path: Path) -> 
     a, b = make_record("a", "wanda", A), make_record("b", "nowag_p", B)
     a = replace(a, metrics=[*a.metrics, replace(a.metrics[0], name="kl")])
     b = replace(b, metrics=[*b.metrics, replace(b.metrics[0], name="top1_agreement")])
-    lines, left_out = compare_records((tmp_path, a), (tmp_path, b))
-    assert [line.a.name for line in lines] == ["perplexity"]
-    assert left_out == ["kl wiki_sample@512: only A has it", "top1_agreement wiki_sample@512: only B has it"]
+    found = compare_records((tmp_path, a), (tmp_path, b))
+    assert [line.a.name for line in found.runs] == ["perplexity"]
+    assert found.left_out == ["kl wiki_sample@512: only A has it", "top1_agreement wiki_sample@512: only B has it"]
 
 
 def test_the_noise_floor_is_no_property_of_a_model_to_compare(make_record: Make, tmp_path: Path) -> None:
     a, b = make_record("a", "dense", A), make_record("b", "dense", B)
     a, b = (replace(r, metrics=[*r.metrics, replace(r.metrics[0], name="noise_floor_kl")]) for r in (a, b))
-    lines, left_out = compare_records((tmp_path, a), (tmp_path, b))
-    assert [line.a.name for line in lines] == ["perplexity"]
-    assert left_out == []
+    found = compare_records((tmp_path, a), (tmp_path, b))
+    assert [line.a.name for line in found.runs] == ["perplexity"]
+    assert found.left_out == []
 
 
 def test_p_values_are_adjusted_for_the_number_of_lines(make_record: Make, tmp_path: Path) -> None:
     a, b = make_record("a", "wanda", A), make_record("b", "nowag_p", [x + 0.1 * (i - 1) for i, x in enumerate(A)])
-    alone, _ = compare_records((tmp_path, a), (tmp_path, b))
+    alone = compare_records((tmp_path, a), (tmp_path, b)).runs
     twice = [replace(r, metrics=[r.metrics[0], replace(r.metrics[0], protocol="other@1")]) for r in (a, b)]
-    both, _ = compare_records((tmp_path, twice[0]), (tmp_path, twice[1]))
+    both = compare_records((tmp_path, twice[0]), (tmp_path, twice[1])).runs
     assert alone[0].p_value is not None
     assert [line.p_value for line in both] == [pytest.approx(2 * alone[0].p_value)] * 2
 

@@ -21,36 +21,67 @@ MIXED = [x + (1 if i % 2 else -1.1) for i, x in enumerate(BASE)]
 """Lower on average, but not surely."""
 
 
-def marked(records: list[RunRecord], results: Path) -> list[str]:
-    """Methods of the rows with a mark."""
-    return [line.split()[0] for line in render(records, "text", results).splitlines() if line.endswith(" *")]
+def marked(records: list[RunRecord], results: Path, mark: str = "*") -> list[str]:
+    """Methods of the rows with a mark: ``*`` for settings, ``°`` for these models only."""
+    return [line.split()[0] for line in render(records, "text", results).splitlines() if line.endswith(f" {mark}")]
 
 
-def test_a_significantly_better_row_is_marked_and_dense_is_not(make_record: Make, tmp_path: Path) -> None:
+def drawing_nothing(record: RunRecord) -> RunRecord:
+    """The same of a method that needs no seed."""
+    return replace(record, identity={**record.identity, "calibration": None})
+
+
+def test_a_better_row_of_a_single_seed_is_marked_as_a_model_and_not_as_a_setting(
+    make_record: Make, tmp_path: Path
+) -> None:
     rows = [make_record("a", "dense", [1.0] * 6), make_record("b", "wanda", BASE), make_record("c", "nowag_p", BETTER)]
-    assert marked(rows, tmp_path) == ["nowag_p"]
+    assert marked(rows, tmp_path) == []
+    assert marked(rows, tmp_path, "°") == ["nowag_p"]
+    assert "29.06 ± 0.25 °" in render(rows, "md", tmp_path)
+    assert r"29.06 ± 0.25 \textdegree{}" in render(rows, "tex", tmp_path)
+
+
+def test_a_better_row_that_draws_nothing_is_marked_as_a_setting(make_record: Make, tmp_path: Path) -> None:
+    rows = [drawing_nothing(make_record("b", "rtn", BASE)), drawing_nothing(make_record("c", "magnitude", BETTER))]
+    assert marked(rows, tmp_path) == ["magnitude"]
     assert "**29.06 ± 0.25**" in render(rows, "md", tmp_path)
+
+
+def test_over_three_seeds_a_clear_lead_is_one_of_settings(make_record: Make, tmp_path: Path) -> None:
+    rows = [
+        make_record(f"{method}{seed}", method, [x + seed / 20 for x in losses], seed=seed)
+        for method, losses in (("wanda", BASE), ("nowag_p", BETTER))
+        for seed in (0, 1, 2)
+    ]
+    assert marked(rows, tmp_path) == ["nowag_p"]
+    assert marked(rows[:4], tmp_path) == [], "three seeds against one tell nothing of the second setting"
+    assert marked(rows[:4], tmp_path, "°") == ["nowag_p"]
 
 
 def test_the_better_of_two_is_not_marked_if_its_lead_could_be_chance(make_record: Make, tmp_path: Path) -> None:
     rows = [make_record("b", "wanda", BASE), make_record("c", "nowag_p", MIXED)]
     assert sum(MIXED) < sum(BASE)
-    assert marked(rows, tmp_path) == []
+    assert marked(rows, tmp_path) == marked(rows, tmp_path, "°") == []
 
 
 def test_a_single_window_marks_nothing(make_record: Make, tmp_path: Path) -> None:
-    assert marked([make_record("b", "wanda", [30.0]), make_record("c", "nowag_p", [10.0])], tmp_path) == []
+    rows = [make_record("b", "wanda", [30.0]), make_record("c", "nowag_p", [10.0])]
+    assert marked(rows, tmp_path) == marked(rows, tmp_path, "°") == []
 
 
-def test_a_row_must_beat_only_those_at_most_as_large(make_record: Make, tmp_path: Path) -> None:
+def test_a_row_must_beat_those_of_comparable_size_alone(make_record: Make, tmp_path: Path) -> None:
     worst, best = [x + 5 for x in BASE], [x - 5 - 0.1 * i for i, x in enumerate(BASE)]
     rows = [
         make_record("a", "vq", BASE, bits=2.0),
-        make_record("b", "kmeans", [x + 0.1 * i for i, x in enumerate(worst)], bits=2.0),
+        make_record("b", "kmeans", [x + 0.1 * i for i, x in enumerate(worst)], bits=2.19),
         make_record("c", "gptq", best, bits=4.0),
-        make_record("d", "rtn", BETTER, bits=4.0),
+        make_record("d", "rtn", BETTER, bits=4.4),
+        make_record("e", "wanda", [x + 1 for x in best], bits=9.0),
+        make_record("f", "magnitude", worst, bits=9.9),
+        make_record("g", "alone", [x - 20 for x in BASE], bits=6.0),
     ]
-    assert marked(rows, tmp_path) == ["gptq", "vq"]
+    assert sorted(marked(rows, tmp_path, "°")) == ["gptq", "vq", "wanda"], "wanda, though a smaller row is better"
+    assert "within 10%" in render(rows, "text", tmp_path)
 
 
 def test_seeds_share_a_row_with_their_mean_and_spread(make_record: Make, tmp_path: Path) -> None:
@@ -68,8 +99,9 @@ def test_a_lead_that_the_seeds_do_not_bear_out_is_not_marked(make_record: Make, 
         make_record(f"n{seed}", "nowag_p", [x + shift for x in BETTER], seed=seed)
         for seed, shift in enumerate([-3.0, 0.0, 3.0])
     ]
-    assert marked([steady[0], lucky[1]], tmp_path) == ["nowag_p"]
-    assert marked([*steady, *lucky], tmp_path) == []
+    assert marked([steady[0], lucky[1]], tmp_path, "°") == ["nowag_p"]
+    both = [*steady, *lucky]
+    assert marked(both, tmp_path) == marked(both, tmp_path, "°") == []
 
 
 def test_values_on_different_tokens_share_a_column_only_when_told_to_and_are_marked(
@@ -155,16 +187,16 @@ def test_a_suite_has_a_block_of_its_own_and_winners_by_its_items(make_record: Ma
     assert headings.split("  ")[-1].strip() == "flips %"
     assert [word for word in ("easy %", "hard %", "mean %") if word in headings] == ["easy %", "hard %", "mean %"]
     row = {line.split()[0]: line for line in (first, second)}
-    assert "90.0 ± 10.0 *" in row["wanda"]
+    assert "90.0 ± 10.0 °" in row["wanda"]
     assert "20.0 ± 10.0" in row["magnitude"]
-    assert row["wanda"].count("*") == 2, "easy and the mean, not the task on which both are equal"
-    assert "*" not in row["magnitude"]
+    assert row["wanda"].count("°") == 2, "easy and the mean, not the task on which both are equal"
+    assert "°" not in row["magnitude"]
     assert "12.5 ± 5.0 (-3 +2)" in row["wanda"]
 
 
 @pytest.mark.parametrize("form", ["tex", "md"])
 def test_names_are_escaped_and_the_best_is_bold(make_record: Make, tmp_path: Path, form: str) -> None:
-    rows = [make_record("b", "wanda|x", BASE), make_record("c", "nowag_p", BETTER)]
+    rows = [drawing_nothing(make_record(*row)) for row in (("b", "wanda|x", BASE), ("c", "nowag_p", BETTER))]
     text = render(rows, form, tmp_path)  # type: ignore[arg-type]
     if form == "tex":
         assert r"nowag\_p" in text
@@ -189,7 +221,7 @@ def test_one_setting_measured_in_two_sets_is_one_row_and_keeps_its_mark(make_rec
     again = make_record("d", "nowag_p", BETTER)
     more = replace(again, metrics=[*again.metrics, kl], identity={**again.identity, "evaluation": {"fidelity": True}})
     text = render([*rows, more], "text", tmp_path)
-    assert "29.06 ± 0.25 *" in text
+    assert "29.06 ± 0.25 °" in text
     assert len([line for line in text.splitlines() if line.startswith("nowag_p")]) == 1
     assert "0.500 ± 0.100" in text
 
@@ -215,7 +247,7 @@ def test_a_seed_of_the_method_is_told_from_that_of_the_calibration(make_record: 
 def test_latex_says_what_it_was_calibrated_on_and_what_bold_means(make_record: Make, tmp_path: Path) -> None:
     tex = render([make_record("b", "wanda", BASE), make_record("c", "nowag_p", BETTER)], "tex", tmp_path)
     assert r"where a method uses one: wiki\_sample, 8 x 512 tokens, seed 0" in tex
-    assert "bold: significantly better" in tex
+    assert "bold: better than every other compressed row of comparable size" in tex
     assert r"10\^{}6 bytes" in tex
 
 

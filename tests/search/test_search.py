@@ -316,7 +316,8 @@ def test_the_verb_ends_with_the_trials_the_front_and_a_command_that_finds_the_be
     assert len(rows) == 6
     assert values == sorted(values)
     assert [row[-1] for row in rows if "best," in row] == ["Pareto"]
-    assert "against the runner-up, trial" in out
+    assert "after adjustment for all 15 pairs" in out, "of six trials"
+    assert "Of the settings nothing is shown, one seed each" in out
     command = next(line for line in lines if line.startswith("the best one again: nowag-exp run "))
     assert main(command.removeprefix("the best one again: nowag-exp ").split()) == 0
     again = capsys.readouterr()
