@@ -58,37 +58,6 @@ def tick_label(value: float) -> str:
     return f"10{raised}" if factor == 1 else f"{factor:g}·10{raised}"
 
 
-def side_by_side(places: Sequence[float], ranges: Sequence[tuple[float, float]], near: float) -> list[float]:
-    """Steps to the side for points that would lie on each other: 0 for one alone, -0.5 and 0.5 for two, and so on.
-
-    Args:
-        places: along the axis, each from 0 to 1.
-        ranges: what each covers across, ends of the error bar and marker.
-        near: places that differ by no more lie on each other.
-    """
-    order = sorted(range(len(places)), key=lambda i: (places[i], ranges[i]))
-    columns: list[list[int]] = []
-    for i in order:
-        if columns and places[i] - places[columns[-1][0]] <= near:
-            columns[-1].append(i)
-        else:
-            columns.append([i])
-    steps = [0.0] * len(places)
-    for column in columns:
-        for pile in _piles(column, ranges):
-            for number, i in enumerate(pile):
-                steps[i] = number - (len(pile) - 1) / 2
-    return steps
-
-
-def _piles(column: list[int], ranges: Sequence[tuple[float, float]]) -> list[list[int]]:
-    """Points of one column whose ranges touch, directly or through others."""
-    piles: list[list[int]] = []
-    top = -math.inf
-    for i in sorted(column, key=lambda i: ranges[i]):
-        if piles and ranges[i][0] <= top:
-            piles[-1].append(i)
-        else:
-            piles.append([i])
-        top = max(top, ranges[i][1])
-    return piles
+def layers(places: Sequence[tuple[float, float]], near: float) -> list[int]:
+    """How many later points lie on each one: no farther from it than ``near``."""
+    return [sum(math.dist(place, later) <= near for later in places[i + 1 :]) for i, place in enumerate(places)]

@@ -26,8 +26,8 @@ FEW = 6
 
 BARS = (
     "Thin bars are one standard error over windows or items (of perplexity: of its logarithm), thick ones the standard "
-    "deviation over seeds. The line is the dense model, the band its standard error. Rows that would hide each other "
-    "stand side by side."
+    "deviation over seeds. The line is the dense model, the band its standard error. Every marker stands at its value; "
+    "of some that lie on each other the lower ones are larger, like rings."
 )
 
 

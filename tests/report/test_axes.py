@@ -1,12 +1,10 @@
 """Places on an axis: round ticks, plain labels, and markers that do not hide each other."""
 
-import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nowag_exp.report.axes import is_log, limits, side_by_side, tick_label, ticks
+from nowag_exp.report.axes import is_log, layers, limits, tick_label, ticks
 
 
 @pytest.mark.parametrize(
@@ -57,19 +55,11 @@ def test_limits_leave_room_even_around_one_value() -> None:
         assert low < 50 < high
 
 
-def test_only_points_that_lie_on_each_other_step_aside() -> None:
-    alone, below, above, touching = (0.1, (0.0, 0.1)), (0.5, (0.0, 0.1)), (0.5, (0.5, 0.6)), (0.505, (0.58, 0.7))
-    places, ranges = zip(alone, below, above, touching, strict=True)
-    assert side_by_side(places, ranges, near=0.01) == [0, 0, -0.5, 0.5]
+def test_a_point_has_a_layer_for_each_later_one_that_lies_on_it() -> None:
+    assert layers([(0, 0), (3, 0), (0, 0), (9, 9), (0, 4)], near=4) == [3, 1, 1, 0, 0]
 
 
-@given(st.lists(st.tuples(st.sampled_from([0.2, 0.8]), st.floats(0, 1), st.floats(0, 0.3)), max_size=12))
-def test_no_two_points_share_a_place(points: list[tuple[float, float, float]]) -> None:
-    ranges = [(low, low + height) for _, low, height in points]
-    steps = side_by_side([place for place, _, _ in points], ranges, near=0.01)
-    for i, (place, _, _) in enumerate(points):
-        for j in range(i):
-            overlap = ranges[i][0] <= ranges[j][1] and ranges[j][0] <= ranges[i][1]
-            if place == points[j][0] and overlap:
-                assert steps[i] != steps[j]
-    assert math.isclose(sum(steps), 0, abs_tol=1e-9)
+@given(st.lists(st.tuples(st.sampled_from([0.0, 1.0, 50.0]), st.sampled_from([0.0, 1.0, 50.0])), max_size=12))
+def test_of_points_at_one_place_no_two_are_of_one_size(points: list[tuple[float, float]]) -> None:
+    found = layers(points, near=0.5)
+    assert len(set(zip(points, found, strict=True))) == len(points)
