@@ -132,7 +132,7 @@ def require_llama(config: Mapping[str, Any], where: Path) -> None:
         raise _refused(where, "architectures", named, f"is not supported; give one of: {ARCHITECTURE}")
     kind = config.get("model_type")
     built = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind) if isinstance(kind, str) else None
-    if (CONFIGURATION, ARCHITECTURE) != (CONFIG_MAPPING_NAMES.get(kind) if built else None, built):
+    if (CONFIG_MAPPING_NAMES.get(kind) if built else None, built) != (CONFIGURATION, ARCHITECTURE):
         raise _refused(
             where,
             "model_type",

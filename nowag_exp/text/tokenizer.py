@@ -1,5 +1,7 @@
 """A model's tokenizer, without its habit of adding special tokens."""
 
+import importlib.util
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,11 @@ TOKENIZER_PATTERNS = (
     "*.model",
 )
 """All that transformers reads token ids from, whatever the class of the tokenizer."""
+
+SENTENCEPIECE = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
+TIKTOKEN = {"tiktoken": "tiktoken"}
+"""Packages, by the names that pip knows, and the modules in them, that read a ``*.model`` where there is no
+``tokenizer.json``."""
 
 Encode = Callable[[str], list[int]]
 """Text to token ids, without special tokens."""
@@ -72,6 +79,36 @@ def load_transformers_tokenizer(folder: Path) -> Any:
         with quiet_libraries():
             return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers checks nothing: what a damaged file raises depends on the damage.
-        raise RequestError(
-            f"{folder}: its tokenizer cannot be loaded ({one_line(error)}); download the model again"
-        ) from error
+        way_out = _packages(folder) or "download the model again"
+        raise RequestError(f"{folder}: its tokenizer cannot be loaded ({one_line(error)}); {way_out}") from error
+
+
+def _packages(folder: Path) -> str:
+    """Which packages that are not installed transformers needs for the files of a tokenizer, and what else would do.
+
+    Told from the files: without its first choice transformers takes a file for one of another kind, and says that.
+    """
+    if (folder / "tokenizer.json").is_file():
+        return ""  # Needs none.
+    for path in tokenizer_files(folder):
+        if path.suffix == ".model":
+            needs = TIKTOKEN if _is_tiktoken(path) else SENTENCEPIECE
+            if missing := " ".join(name for name, module in needs.items() if not _is_installed(module)):
+                return (
+                    f"{path.name} alone is read with the help of packages that are not installed: run pip install "
+                    f"{missing}, or put the model's tokenizer.json beside it"
+                )
+    return ""
+
+
+def _is_tiktoken(path: Path) -> bool:
+    """Whether a file has lines of a token in base64 and its rank; SentencePiece's is binary from its first byte on."""
+    with path.open("rb") as file:
+        return re.fullmatch(rb"[A-Za-z0-9+/]+=* \d+\s*", file.readline(1000)) is not None
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # Nor is the package that it is a part of.
+        return False
