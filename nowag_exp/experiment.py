@@ -319,7 +319,7 @@ def _finish_checkpoint(writer: FolderWriter, model: CausalLM, compression: Compr
         writer.add_tensor(name, model.values(name))
     config = {**model.checkpoint.config, "dtype": str(model.dtype).removeprefix("torch.")}
     config.pop("torch_dtype", None)  # What older versions of transformers called it.
-    n_bytes = writer.finish(config, model.checkpoint.files_beside_weights())
+    n_bytes = writer.finish(config, model.checkpoint.files_beside_weights(), model.checkpoint.folder)
     if n_bytes != compression.n_bytes:
         raise NowagError(
             f"{writer.folder}: holds {n_bytes} bytes of tensors, but {compression.n_bytes} were counted; the record "

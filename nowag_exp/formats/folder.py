@@ -65,12 +65,13 @@ class FolderWriter:
         if self._n_bytes_pending >= self._shard_bytes:
             self._flush()
 
-    def finish(self, config: Mapping[str, Any], beside: Iterable[Path]) -> int:
+    def finish(self, config: Mapping[str, Any], beside: Iterable[Path], source: Path | None = None) -> int:
         """Write what is left, the index if there are several shards, ``config.json``, and copies of other files.
 
         Args:
             config: of the model, without ``quantization_config``.
             beside: files to copy, such as the tokenizer's.
+            source: the folder in which, or in whose folders, they are; by default each stands in its own.
 
         Returns:
             Bytes of all tensors, by the sizes of the files less their headers.
@@ -79,9 +80,9 @@ class FolderWriter:
             DiskFullError: if there is no room, as from :meth:`add_tensor`.
         """
         with naming_full_disk(self.folder, self._n_bytes):
-            return self._finish(config, beside)
+            return self._finish(config, beside, source)
 
-    def _finish(self, config: Mapping[str, Any], beside: Iterable[Path]) -> int:
+    def _finish(self, config: Mapping[str, Any], beside: Iterable[Path], source: Path | None) -> int:
         self._flush()
         shards, n_bytes = {}, 0
         for number, names in enumerate(self._shards, start=1):
@@ -106,7 +107,9 @@ class FolderWriter:
             }
         _write_json(self.folder / "config.json", content)
         for path in beside:
-            shutil.copyfile(path, self.folder / path.name)
+            copy = self.folder / path.relative_to(source or path.parent)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copy)
         return n_bytes
 
     def _flush(self) -> None:

@@ -168,7 +168,7 @@ class LocalModel(ModelSource):
         return Path(self.path).expanduser()
 
     def weights_identity(self) -> dict[str, Any]:
-        return {"files": Checkpoint(self.folder()).hashes()}
+        return {"files": Checkpoint(self.folder()).identity()}
 
 
 def _require_original(checkpoint: Checkpoint, label: str) -> None:

@@ -9,19 +9,8 @@ from typing import Any
 
 from nowag_exp.errors import RequestError, one_line
 from nowag_exp.files import read_json_object
+from nowag_exp.formats.beside import tokenizer_files
 from nowag_exp.quiet import quiet_libraries
-
-TOKENIZER_PATTERNS = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "tekken.json",
-    "*.model",
-)
-"""All that transformers reads token ids from, whatever the class of the tokenizer."""
 
 SENTENCEPIECE = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
 TIKTOKEN = {"tiktoken": "tiktoken"}
@@ -43,11 +32,6 @@ class Tokenizer:
 
     encode: Encode
     bos: int | None
-
-
-def tokenizer_files(folder: Path) -> list[Path]:
-    """The files of a folder's tokenizer; as for transformers, what is no regular file is none."""
-    return sorted({path for pattern in TOKENIZER_PATTERNS for path in folder.glob(pattern) if path.is_file()})
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
