@@ -40,7 +40,7 @@ from nowag_exp.records.record import (
 from nowag_exp.records.store import Store, content_key
 from nowag_exp.residence import choose
 from nowag_exp.shelf import StatisticsShelf
-from nowag_exp.text import DrawnTokens, Tokenizer, load_tokenizer
+from nowag_exp.text import DrawnTokens, Tokenizer, load_tokenizer, require_known
 from nowag_exp.unfinished import RunLedger, Unfinished
 
 DEFAULT_THREADS = torch.get_num_threads()
@@ -96,15 +96,19 @@ class Workbench:
         """Hold a suite's settings and items against the model's tokenizer, once for equal ones.
 
         Raises:
-            RequestError: if the tokenizer lacks what the suite asks for, or leaves nothing of an item to predict.
+            RequestError: if the tokenizer lacks what the suite asks for, leaves nothing of an item to predict, or gives
+                a token that the model does not have.
         """
-        longest = self.architecture(experiment).get("max_position_embeddings")
+        architecture, label = self.architecture(experiment), experiment.model.label
+        longest, vocabulary = architecture.get("max_position_embeddings"), architecture["vocab_size"]
         weights = experiment.model.weights_identity()
         key = content_key({"model": weights, "suite": suite.identity(), "name": suite.name, "longest": longest})
         if key not in self._held:
             tokenizer = self.tokenizer(experiment.model)
             suite.check_tokenizer(tokenizer)
-            check_items(suite, tokenizer, longest)
+            check_items(suite, tokenizer.held(vocabulary, label), longest)
+            if tokenizer.bos is not None:  # It stands before each text, or for an empty context.
+                require_known(tokenizer.bos, vocabulary, label)
             self._held.add(key)
 
     def model(self, experiment: Experiment, device: torch.device, reporter: Reporter) -> CausalLM:
@@ -180,12 +184,7 @@ def check(experiment: Experiment, bench: Workbench) -> None:
             raise ConfigError(
                 [f"{key}.context_length: {text.context_length} is more than the model's {longest} positions"]
             )
-        highest = int(bench.tokens(experiment, key).ids.max())
-        if highest >= vocabulary:
-            raise RequestError(
-                f"model {experiment.model.label}: its tokenizer gives token {highest}, but config.json has "
-                f"vocab_size {vocabulary}; the tokenizer is another model's"
-            )
+        require_known(int(bench.tokens(experiment, key).ids.max()), vocabulary, experiment.model.label)
 
 
 def recorded(experiment: Experiment) -> RunRecord | None:

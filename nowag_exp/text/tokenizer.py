@@ -33,6 +33,39 @@ class Tokenizer:
     encode: Encode
     bos: int | None
 
+    def held(self, vocabulary: int, label: str) -> "Tokenizer":
+        """The same, but it refuses texts of which a token has no embedding.
+
+        Args:
+            vocabulary: tokens that have one.
+            label: of the model, for messages.
+        """
+
+        def encode(text: str) -> list[int]:
+            ids = self.encode(text)
+            require_known(max(ids, default=0), vocabulary, label)
+            return ids
+
+        return Tokenizer(encode, self.bos)
+
+
+def require_known(highest: int, vocabulary: int, label: str) -> None:
+    """Check that token ids have an embedding, before a GPU would fail on one without saying which.
+
+    Args:
+        highest: of the ids.
+        vocabulary: tokens that have one.
+        label: of the model, for messages.
+
+    Raises:
+        RequestError: if they do not.
+    """
+    if highest >= vocabulary:
+        raise RequestError(
+            f"model {label}: its tokenizer gives token {highest}, but config.json has vocab_size {vocabulary}; the "
+            "tokenizer is another model's"
+        )
+
 
 def load_tokenizer(folder: Path) -> Tokenizer:
     """Load from a folder in Hugging Face layout; no code from the folder is run.

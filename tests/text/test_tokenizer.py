@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nowag_exp.errors import RequestError
 from nowag_exp.models.tiny import byte_tokenizer
-from nowag_exp.text import load_tokenizer
+from nowag_exp.text import Tokenizer, load_tokenizer
 
 # In a process of its own: sentencepiece describes the same messages, and no process may have both.
 SENTENCEPIECE = """
@@ -111,3 +113,17 @@ def test_with_its_package_a_sentencepiece_model_alone_is_read(folder: Path, sent
     pytest.importorskip("sentencepiece")
     (folder / "tokenizer.model").write_bytes(sentencepiece)
     assert load_tokenizer(folder).encode("é") == [3 + byte for byte in "é".encode()]
+
+
+@given(text=st.text(max_size=20), vocabulary=st.integers(1, 300))
+def test_a_held_tokenizer_gives_the_same_tokens_or_names_one_that_the_model_does_not_have(
+    text: str, vocabulary: int
+) -> None:
+    ids = list(text.encode("utf-8", errors="replace"))
+    held = Tokenizer(encode=lambda text: list(text.encode("utf-8", errors="replace")), bos=5).held(vocabulary, "tiny")
+    assert held.bos == 5
+    if all(token < vocabulary for token in ids):
+        assert held.encode(text) == ids
+    else:
+        with pytest.raises(RequestError, match=f"model tiny: .* token {max(ids)}, .* vocab_size {vocabulary}"):
+            held.encode(text)
