@@ -17,12 +17,13 @@ from nowag_exp.errors import ConfigError, NowagError, RequestError
 from nowag_exp.evaluation import ZeroShot
 from nowag_exp.evaluation.zero_shot import check_items
 from nowag_exp.files import atomic_folder, locked, require_writable
+from nowag_exp.formats.beside import are_alike
 from nowag_exp.formats.folder import MANIFEST, FolderWriter
 from nowag_exp.ledger import Ledger
 from nowag_exp.manifest import write_manifest
 from nowag_exp.measure import Evaluator, note_overlap
 from nowag_exp.methods import Needs
-from nowag_exp.models import Architecture, CausalLM, ModelSource, damage, linear_shapes
+from nowag_exp.models import Architecture, CausalLM, LocalModel, ModelSource, damage, linear_shapes
 from nowag_exp.ops.kernels.choice import use
 from nowag_exp.progress import Reporter
 from nowag_exp.records.items import items_path, require_items, save_items
@@ -188,7 +189,9 @@ def check(experiment: Experiment, bench: Workbench) -> None:
 
 
 def recorded(experiment: Experiment) -> RunRecord | None:
-    """The record of an equal experiment, if its items are there, and its checkpoint is whole if one is asked for.
+    """The record of an equal experiment, if its items are there and its checkpoint, if one is asked for, is whole.
+
+    The checkpoint must have the chat templates and settings that the model has now, too.
 
     Raises:
         RequestError: if the record or its items are damaged.
@@ -196,8 +199,11 @@ def recorded(experiment: Experiment) -> RunRecord | None:
     path, items = (of(experiment.paths.folder, experiment.fingerprint) for of in (record_path, items_path))
     if not path.exists() or (experiment.evaluation.zero_shot and not items.is_file()):
         return None
-    if experiment.checkpoint.save and damage(experiment.checkpoint_folder):
-        return None
+    if experiment.checkpoint.save:
+        model, saved = experiment.model, experiment.checkpoint_folder
+        # Of other models what identifies the model fixes these files, too.
+        if damage(saved) or (isinstance(model, LocalModel) and not are_alike(model.folder(), saved)):
+            return None
     record = load_record(path)
     if experiment.evaluation.zero_shot:
         require_items(experiment.paths.folder, record)

@@ -24,7 +24,7 @@ from transformers.utils import hub
 from nowag_exp.compose import compose
 from nowag_exp.config import build, build_experiment
 from nowag_exp.errors import RequestError
-from nowag_exp.experiment import Workbench, run
+from nowag_exp.experiment import Workbench, recorded, run
 from nowag_exp.formats.beside import changes_numbers, files_beside_weights
 from nowag_exp.formats.export import export
 from nowag_exp.models import Checkpoint, ModelSource, damage
@@ -117,6 +117,12 @@ def test_a_model_talks_alike_after_it_was_saved_and_exported(folder: Path, tiny_
     template = f"{hub.CHAT_TEMPLATE_DIR}/tool_use.jinja"
     assert {template, hub.CHAT_TEMPLATE_FILE, "generation_config.json"} <= record.inputs.model_files.keys()
     assert template in json.loads((saved / "manifest.json").read_text())["files"]
+    assert recorded(experiment) == record
+    for name in (template, "generation_config.json"):
+        content = (folder / name).read_text()
+        (folder / name).write_text(content.replace("0.25", "0.5") + " ")
+        assert recorded(experiment) is None, "what is asked for is not what was saved"
+        (folder / name).write_text(content)
     (saved / template).write_text("other")
     assert str(saved / template) in str(damage(saved))
 

@@ -6,6 +6,8 @@ Patterns of :meth:`pathlib.Path.glob`, that a test holds against the names that 
 from fnmatch import fnmatch
 from pathlib import Path
 
+from nowag_exp.files import sha256_file
+
 TOKENIZER_PATTERNS = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -40,6 +42,12 @@ def tokenizer_files(folder: Path) -> list[Path]:
 def files_beside_weights(folder: Path) -> list[Path]:
     """The files of a folder's tokenizer, chat templates and generation settings."""
     return _files(folder, (*TOKENIZER_PATTERNS, *OTHER_PATTERNS))
+
+
+def are_alike(folder: Path, saved: Path) -> bool:
+    """Whether another folder has each of these files of a folder, with the same content."""
+    pairs = ((path, saved / path.relative_to(folder)) for path in files_beside_weights(folder))
+    return all(copy.is_file() and sha256_file(copy) == sha256_file(path) for path, copy in pairs)
 
 
 def changes_numbers(name: str) -> bool:
