@@ -14,13 +14,16 @@ from nowag_exp.calibration import CompressedLinear, Statistics, Walk, compress, 
 from nowag_exp.config import Experiment
 from nowag_exp.engines import build_engine
 from nowag_exp.errors import ConfigError, NowagError, RequestError
+from nowag_exp.evaluation import ZeroShot
+from nowag_exp.evaluation.zero_shot import check_items
 from nowag_exp.files import atomic_folder, locked, require_writable
+from nowag_exp.formats.beside import are_alike
 from nowag_exp.formats.folder import MANIFEST, FolderWriter
 from nowag_exp.ledger import Ledger
 from nowag_exp.manifest import write_manifest
 from nowag_exp.measure import Evaluator, note_overlap
 from nowag_exp.methods import Needs
-from nowag_exp.models import Architecture, CausalLM, ModelSource, damage, linear_shapes
+from nowag_exp.models import Architecture, CausalLM, LocalModel, ModelSource, damage, linear_shapes
 from nowag_exp.ops.kernels.choice import use
 from nowag_exp.progress import Reporter
 from nowag_exp.records.items import items_path, require_items, save_items
@@ -38,7 +41,7 @@ from nowag_exp.records.record import (
 from nowag_exp.records.store import Store, content_key
 from nowag_exp.residence import choose
 from nowag_exp.shelf import StatisticsShelf
-from nowag_exp.text import DrawnTokens, Tokenizer, load_tokenizer
+from nowag_exp.text import DrawnTokens, Tokenizer, load_tokenizer, require_known
 from nowag_exp.unfinished import RunLedger, Unfinished
 
 DEFAULT_THREADS = torch.get_num_threads()
@@ -54,6 +57,7 @@ class Workbench:
         self._tokenizers: dict[str, Tokenizer] = {}
         self._tokens: dict[str, DrawnTokens] = {}
         self._architectures: dict[str, dict[str, Any]] = {}
+        self._held: set[str] = set()
         self._model: tuple[str, CausalLM] | None = None
 
     def architecture(self, experiment: Experiment) -> dict[str, Any]:
@@ -88,6 +92,25 @@ class Workbench:
                 raise RequestError(f"{key}: the text changed while it was read; run the same command again")
             self._tokens[drawn_from] = drawn
         return self._tokens[drawn_from]
+
+    def hold_items(self, experiment: Experiment, suite: ZeroShot) -> None:
+        """Hold a suite's settings and items against the model's tokenizer, once for equal ones.
+
+        Raises:
+            RequestError: if the tokenizer lacks what the suite asks for, leaves nothing of an item to predict, or gives
+                a token that the model does not have.
+        """
+        architecture, label = self.architecture(experiment), experiment.model.label
+        longest, vocabulary = architecture.get("max_position_embeddings"), architecture["vocab_size"]
+        weights = experiment.model.weights_identity()
+        key = content_key({"model": weights, "suite": suite.identity(), "name": suite.name, "longest": longest})
+        if key not in self._held:
+            tokenizer = self.tokenizer(experiment.model)
+            suite.check_tokenizer(tokenizer)
+            check_items(suite, tokenizer.held(vocabulary, label), longest)
+            if tokenizer.bos is not None:  # It stands before each text, or for an empty context.
+                require_known(tokenizer.bos, vocabulary, label)
+            self._held.add(key)
 
     def model(self, experiment: Experiment, device: torch.device, reporter: Reporter) -> CausalLM:
         """The model with its original weights; one is kept, and restored if an experiment changed it.
@@ -155,23 +178,20 @@ def check(experiment: Experiment, bench: Workbench) -> None:
     require_writable(record_path(experiment.paths.folder, experiment.fingerprint))
     for suite in experiment.evaluation.zero_shot:
         suite.check()
-        suite.check_tokenizer(bench.tokenizer(experiment.model))
+        bench.hold_items(experiment, suite)
     longest, vocabulary = architecture.get("max_position_embeddings"), architecture["vocab_size"]
     for key, text in experiment.texts.items():
         if longest is not None and text.context_length > longest:
             raise ConfigError(
                 [f"{key}.context_length: {text.context_length} is more than the model's {longest} positions"]
             )
-        highest = int(bench.tokens(experiment, key).ids.max())
-        if highest >= vocabulary:
-            raise RequestError(
-                f"model {experiment.model.label}: its tokenizer gives token {highest}, but config.json has "
-                f"vocab_size {vocabulary}; the tokenizer is another model's"
-            )
+        require_known(int(bench.tokens(experiment, key).ids.max()), vocabulary, experiment.model.label)
 
 
 def recorded(experiment: Experiment) -> RunRecord | None:
-    """The record of an equal experiment, if its items are there, and its checkpoint is whole if one is asked for.
+    """The record of an equal experiment, if its items are there and its checkpoint, if one is asked for, is whole.
+
+    The checkpoint must have the chat templates and settings that the model has now, too.
 
     Raises:
         RequestError: if the record or its items are damaged.
@@ -179,8 +199,11 @@ def recorded(experiment: Experiment) -> RunRecord | None:
     path, items = (of(experiment.paths.folder, experiment.fingerprint) for of in (record_path, items_path))
     if not path.exists() or (experiment.evaluation.zero_shot and not items.is_file()):
         return None
-    if experiment.checkpoint.save and damage(experiment.checkpoint_folder):
-        return None
+    if experiment.checkpoint.save:
+        model, saved = experiment.model, experiment.checkpoint_folder
+        # Of other models what identifies the model fixes these files, too.
+        if damage(saved) or (isinstance(model, LocalModel) and not are_alike(model.folder(), saved)):
+            return None
     record = load_record(path)
     if experiment.evaluation.zero_shot:
         require_items(experiment.paths.folder, record)
@@ -319,7 +342,7 @@ def _finish_checkpoint(writer: FolderWriter, model: CausalLM, compression: Compr
         writer.add_tensor(name, model.values(name))
     config = {**model.checkpoint.config, "dtype": str(model.dtype).removeprefix("torch.")}
     config.pop("torch_dtype", None)  # What older versions of transformers called it.
-    n_bytes = writer.finish(config, model.checkpoint.files_beside_weights())
+    n_bytes = writer.finish(config, model.checkpoint.files_beside_weights(), model.checkpoint.folder)
     if n_bytes != compression.n_bytes:
         raise NowagError(
             f"{writer.folder}: holds {n_bytes} bytes of tensors, but {compression.n_bytes} were counted; the record "

@@ -48,7 +48,7 @@ def hub_folder(repo: str, commit: str, patterns: tuple[str, ...]) -> Path:
 
     folder = Path(_reported(repo, commit, "model", get))
     for path in sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}):
-        _require_intact(path, _download_command(repo, commit, "model", path.name))
+        _require_intact(path, _download_command(repo, commit, "model", path.relative_to(folder).as_posix()))
     return folder
 
 

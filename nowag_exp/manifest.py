@@ -1,7 +1,7 @@
 """A file that lists the others of its folder with their sha256, so that what is lost or changed is found and named."""
 
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from nowag_exp.checksum import is_as_written, with_checksum
@@ -13,14 +13,15 @@ class DamageError(Exception):
 
 
 def write_manifest(path: Path, about: Mapping[str, Any] | None = None) -> None:
-    """List what a folder holds by now.
+    """List what a folder and the folders in it hold by now.
 
     Args:
         path: of the list, in that folder.
         about: what the list says beside it.
     """
-    others = sorted(file for file in path.parent.iterdir() if file.is_file() and file != path)
-    content = {**(about or {}), "files": {file.name: sha256_file(file) for file in others}}
+    folder = path.parent
+    others = sorted(file for file in folder.rglob("*") if file.is_file() and file != path)
+    content = {**(about or {}), "files": {file.relative_to(folder).as_posix(): sha256_file(file) for file in others}}
     path.write_text(with_checksum(content), encoding="utf-8")
 
 
@@ -62,6 +63,11 @@ def _listed(path: Path, all_are_read: bool) -> dict[str, Any]:
         raise DamageError(f"{path}: is not the file that was written (its checksum is another)")
     if not isinstance(files, dict) or not files:
         raise DamageError(f"{path}: lists no files")
-    if strays := [name for name in files if Path(name).name != name]:
+    if strays := [name for name in files if not _is_within(name)]:
         raise DamageError(f"{path}: lists {strays[0]!r}, which is outside the folder")
     return files
+
+
+def _is_within(name: str) -> bool:
+    path = PurePath(name)
+    return bool(path.parts) and not path.anchor and ".." not in path.parts

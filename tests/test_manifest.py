@@ -28,6 +28,18 @@ def test_the_list_holds_the_sha256_of_every_other_file_and_what_it_is_to_say(man
     assert (said["seed"], said["files"]) == (3, listed)
 
 
+def test_files_in_folders_are_listed_by_their_paths_and_held_like_the_others(manifest: Path) -> None:
+    inner = manifest.parent / "templates" / "tools.jinja"
+    inner.parent.mkdir()
+    inner.write_text("{{ tools }}")
+    write_manifest(manifest)
+    assert set(json.loads(manifest.read_text())["files"]) == {"a.json", "b.safetensors", "templates/tools.jinja"}
+    assert inner in check_manifest(manifest)
+    inner.write_text("{{ tool }}")
+    with pytest.raises(DamageError, match=r"templates/tools\.jinja: is not the file"):
+        check_manifest(manifest)
+
+
 def test_writing_the_list_again_gives_the_same_bytes(manifest: Path) -> None:
     before = manifest.read_bytes()
     write_manifest(manifest, {"seed": 3})
@@ -110,6 +122,7 @@ def test_a_folder_in_the_place_of_a_file_is_no_file(manifest: Path) -> None:
         '{"files": {"": ""}}',
         '{"files": {".": ""}}',
         '{"files": {"..": ""}}',
+        '{"files": {"templates/../../secret": ""}}',
         '{"files": {"\\u0000": ""}}',
         f'{{"files": {{"{"x" * 5000}": ""}}}}',
         "[" * 100_000,

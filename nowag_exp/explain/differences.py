@@ -10,6 +10,7 @@ from typing import Any
 from nowag_exp.calibration import CompressedLinear
 from nowag_exp.errors import RequestError
 from nowag_exp.evaluation import Metric
+from nowag_exp.formats.beside import changes_numbers
 from nowag_exp.ledger import Irregularity
 from nowag_exp.records.comparison import Comparison, compare_records
 from nowag_exp.records.pairing import NOISE_FLOOR, setting_key
@@ -301,6 +302,7 @@ def _model_files(a: RunRecord, b: RunRecord) -> list[Change]:
     return [
         Change(f"model file {change.key}", change.a, change.b)
         for change in changes(a.inputs.model_files, b.inputs.model_files)
+        if changes_numbers(change.key)
     ]
 
 

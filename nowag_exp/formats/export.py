@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from nowag_exp.errors import NowagError, RequestError
 from nowag_exp.files import atomic_folder, locked
 from nowag_exp.formats.base import DTYPES
+from nowag_exp.formats.beside import files_beside_weights
 from nowag_exp.formats.folder import MANIFEST, FolderWriter, PackedFolder, read_config
 from nowag_exp.formats.integer import IntegerWeight
 from nowag_exp.quiet import quiet_libraries
@@ -87,7 +88,7 @@ def export(folder: Path, to: Target, out: Path | None = None) -> Exported:
             content = {key: value for key, value in config.items() if key != "quantization_config"}
             if scheme is not None:
                 content["quantization_config"] = scheme.config(packed.dense_linears)
-            n_bytes = writer.finish(content, _beside(folder))
+            n_bytes = writer.finish(content, _beside(folder), folder)
             why_dequantize = scheme.why_dequantize if scheme else ""
             _verify(temporary, packed, dtype, dequantize=bool(why_dequantize))
     return Exported(target, str(dtype).removeprefix("torch."), n_bytes, len(packed.layouts), why_dequantize)
@@ -199,10 +200,10 @@ def _model_dtype(folder: Path, config: dict[str, Any]) -> torch.dtype:
 
 
 def _beside(folder: Path) -> list[Path]:
-    """Tokenizer, generation settings and the like."""
+    """Tokenizer, chat templates, generation settings and whatever else lies beside the weights."""
     weights = (".safetensors", ".safetensors.index.json")
-    files = [path for path in folder.iterdir() if path.is_file() and not path.name.endswith(weights)]
-    return sorted(path for path in files if path.name not in ("config.json", MANIFEST))
+    files = {path for path in folder.iterdir() if path.is_file() and not path.name.endswith(weights)}
+    return sorted({*files, *files_beside_weights(folder)} - {folder / "config.json", folder / MANIFEST})
 
 
 @contextlib.contextmanager

@@ -24,14 +24,13 @@ from nowag_exp.formats import FORMATS
 from nowag_exp.formats.base import CompressedWeight, FormatError, TensorSpec
 from nowag_exp.formats.dense import DenseWeight
 from nowag_exp.formats.header import data_bytes, read_header
+from nowag_exp.formats.llama import described
 from nowag_exp.manifest import DamageError, check_manifest
 
 QUANT_METHOD = "nowag_exp"
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 SHARD_BYTES = 2 * 1024**3
-MOST_BLOCKS = 2000
-"""The deepest Llama has 126."""
 
 AGAIN = "remove the folder and run its experiment again (checkpoint.save=true)"
 
@@ -66,12 +65,13 @@ class FolderWriter:
         if self._n_bytes_pending >= self._shard_bytes:
             self._flush()
 
-    def finish(self, config: Mapping[str, Any], beside: Iterable[Path]) -> int:
+    def finish(self, config: Mapping[str, Any], beside: Iterable[Path], source: Path | None = None) -> int:
         """Write what is left, the index if there are several shards, ``config.json``, and copies of other files.
 
         Args:
             config: of the model, without ``quantization_config``.
             beside: files to copy, such as the tokenizer's.
+            source: the folder in which, or in whose folders, they are; by default each stands in its own.
 
         Returns:
             Bytes of all tensors, by the sizes of the files less their headers.
@@ -80,9 +80,9 @@ class FolderWriter:
             DiskFullError: if there is no room, as from :meth:`add_tensor`.
         """
         with naming_full_disk(self.folder, self._n_bytes):
-            return self._finish(config, beside)
+            return self._finish(config, beside, source)
 
-    def _finish(self, config: Mapping[str, Any], beside: Iterable[Path]) -> int:
+    def _finish(self, config: Mapping[str, Any], beside: Iterable[Path], source: Path | None) -> int:
         self._flush()
         shards, n_bytes = {}, 0
         for number, names in enumerate(self._shards, start=1):
@@ -107,7 +107,9 @@ class FolderWriter:
             }
         _write_json(self.folder / "config.json", content)
         for path in beside:
-            shutil.copyfile(path, self.folder / path.name)
+            copy = self.folder / path.relative_to(source or path.parent)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copy)
         return n_bytes
 
     def _flush(self) -> None:
@@ -306,7 +308,7 @@ def skeleton(folder: Path, way_out: str) -> nn.Module:
     """What ``config.json`` of a folder describes, on the meta device, with ordinary linears.
 
     Raises:
-        RequestError: if it describes no model; ``way_out`` says what to do then.
+        RequestError: if it describes no model, ``way_out`` says what to do then, or another one than a plain Llama.
     """
     try:
         return described(folder)
@@ -314,21 +316,6 @@ def skeleton(folder: Path, way_out: str) -> nn.Module:
         if isinstance(error, RequestError):  # From our own settings in quantization_config.
             raise
         raise RequestError(f"{folder}: config.json does not describe a model ({one_line(error)}); {way_out}") from error
-
-
-def described(folder: Path, **options: Any) -> nn.Module:
-    """What is described in a folder, on the meta device; ``options`` are those of transformers' ``from_pretrained``.
-
-    Raises:
-        Exception: if it is no model; transformers checks nothing, so its kind depends on what is wrong.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
-    if not 1 <= config.num_hidden_layers <= MOST_BLOCKS:  # Each takes memory, though none has weights here.
-        raise ValueError(f"num_hidden_layers must be between 1 and {MOST_BLOCKS}, not {config.num_hidden_layers}")
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 def _check_settings(quantization: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nowag_exp.allocator import free_cached, is_out_of_memory
 from nowag_exp.errors import NowagError, RequestError
+from nowag_exp.formats.llama import described
 from nowag_exp.models.activations import Activations, Placement, short_of
 from nowag_exp.models.architecture import Architecture
 from nowag_exp.models.batch import Batch, sees
@@ -53,29 +54,7 @@ PATHS = tuple(path for site in SITES for path in site.linears)
 """The linears of a block, by their paths inside it."""
 
 # eager attention takes a missing mask for "no mask at all"; sdpa takes it for causal.
-OPTIONS = {"trust_remote_code": False, "attn_implementation": "sdpa"}
-
-ARCHITECTURES = ("LlamaForCausalLM",)
-
-
-def check_architecture(config: Mapping[str, Any], label: str) -> None:
-    """Check that ``config.json`` describes a model whose sites we know.
-
-    Raises:
-        RequestError: if it does not, or the model is quantized already.
-    """
-    architectures = config.get("architectures")
-    named = [str(name) for name in architectures] if isinstance(architectures, list) else []
-    if not set(named) & set(ARCHITECTURES):
-        raise RequestError(
-            f"model {label}: architecture {', '.join(named)[:200] or 'unknown'} is not supported; "
-            f"give one of: {', '.join(ARCHITECTURES)}"
-        )
-    if config.get("quantization_config") is not None:
-        raise RequestError(
-            f"model {label}: is quantized already; give its original checkpoint "
-            "(nowag-exp export FOLDER --to dense makes an ordinary one of a folder that checkpoint.save=true wrote)"
-        )
+OPTIONS = {"attn_implementation": "sdpa"}
 
 
 def linear_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
@@ -435,12 +414,6 @@ def device_map(module: nn.Module, room: Mapping[Any, int]) -> dict[str, Any]:
 
 def _skeleton(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     """The model on the meta device, but for the angles of the rotary embedding, which are computed, not read."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
-    # Not accelerate's init_empty_weights: it takes memory for each parameter and gives it back, and what else is taken
-    # in between makes the heap as long as the model.
-    with torch.device("meta"):
-        module = AutoModelForCausalLM.from_config(config, dtype=dtype, **OPTIONS)
-    module.model.rotary_emb = type(module.model.rotary_emb)(config)
+    module: Any = described(checkpoint.folder, dtype=dtype, **OPTIONS)
+    module.model.rotary_emb = type(module.model.rotary_emb)(module.config)
     return module

@@ -13,10 +13,10 @@ from torch import Tensor
 from nowag_exp.errors import RequestError
 from nowag_exp.files import read_json_object, sha256_file
 from nowag_exp.formats.base import TensorSpec
+from nowag_exp.formats.beside import OTHER_PATTERNS, TOKENIZER_PATTERNS, files_beside_weights, tokenizer_files
 from nowag_exp.formats.folder import MANIFEST, skeleton
 from nowag_exp.formats.header import read_header
 from nowag_exp.manifest import DamageError, check_manifest
-from nowag_exp.text.tokenizer import TOKENIZER_PATTERNS, tokenizer_files
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
@@ -24,7 +24,7 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 FLOATING = {torch.float32, torch.float16, torch.bfloat16, "F64"}
 """As :class:`TensorSpec` has it: what may be cast to the precision to compute in. Others have scales beside them."""
 
-ALL_PATTERNS = ("config.json", "generation_config.json", *WEIGHT_PATTERNS, *TOKENIZER_PATTERNS)
+ALL_PATTERNS = ("config.json", *WEIGHT_PATTERNS, *TOKENIZER_PATTERNS, *OTHER_PATTERNS)
 
 
 class Checkpoint:
@@ -192,14 +192,20 @@ class Checkpoint:
             )
 
     def files_beside_weights(self) -> list[Path]:
-        """Tokenizer and generation settings."""
-        generation = self.folder / "generation_config.json"
-        return [*([generation] if generation.is_file() else []), *tokenizer_files(self.folder)]
+        """Tokenizer, chat templates and generation settings."""
+        return files_beside_weights(self.folder)
+
+    def identity(self) -> dict[str, str]:
+        """sha256 of every file that a number depends on: configuration, weights, tokenizer."""
+        return self._hashes(tokenizer_files(self.folder))
 
     def hashes(self) -> dict[str, str]:
-        """sha256 of every file that a result depends on: configuration, weights, tokenizer."""
-        files = {self.folder / "config.json", *self.weight_files, *tokenizer_files(self.folder)}
-        return {path.name: sha256_file(path) for path in sorted(files)}
+        """sha256 of every file that goes into what is saved: those of :meth:`identity`, templates and settings."""
+        return self._hashes(self.files_beside_weights())
+
+    def _hashes(self, beside: list[Path]) -> dict[str, str]:
+        files = {self.folder / "config.json", *self.weight_files, *beside}
+        return {path.relative_to(self.folder).as_posix(): sha256_file(path) for path in sorted(files)}
 
     @cached_property
     def _first_hashes(self) -> dict[str, str]:
@@ -215,7 +221,8 @@ class Checkpoint:
         try:
             found = self.hashes()
         except FileNotFoundError as error:
-            found = {name: digest for name, digest in first.items() if name != Path(error.filename).name}
+            lost = Path(error.filename).relative_to(self.folder).as_posix()
+            found = {name: digest for name, digest in first.items() if name != lost}
         if changed := sorted(name for name, _ in first.items() ^ found.items()):
             raise RequestError(
                 f"{self.folder / changed[0]}: changed while the model was in use; run the same command again"

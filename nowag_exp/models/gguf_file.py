@@ -11,9 +11,10 @@ import torch
 from gguf import GGUFReader
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
 from nowag_exp.errors import RequestError, one_line
-from nowag_exp.formats.folder import described
+from nowag_exp.formats.llama import described
 from nowag_exp.quiet import quiet_libraries
 
 MOST_PIECES = 1_000_000
@@ -81,10 +82,20 @@ def _checked(path: Path) -> Any:
     # Of the exact sizes: the library multiplies them modulo 2^64.
     n_weights = sum(math.prod(map(int, tensor.shape)) for tensor in reader.tensors)
     pre_tokenizer = _pre_tokenizer(reader)
+    _require_read(reader)
     n_described = sum(weight.numel() for weight in described(path.parent, gguf_file=path.name).parameters())
     if n_described != n_weights:
         raise ValueError(f"it describes a model of {n_described} weights, and holds {n_weights}")
     return pre_tokenizer
+
+
+def _require_read(reader: GGUFReader) -> None:
+    """Refuse sizes and factors of the model that transformers' converter passes over, such as a sliding window."""
+    kind = reader.fields["general.architecture"].contents()
+    read = {f"{kind}.{name}" for name in GGUF_CONFIG_MAPPING.get(kind, {})}
+    if strange := sorted(name for name in reader.fields.keys() - read if name.startswith(f"{kind}.")):
+        value = reader.fields[strange[0]].contents()
+        raise ValueError(f"transformers does not read its {strange[0]}={value!r}, so the model would be another")
 
 
 def _pre_tokenizer(reader: GGUFReader) -> Any:

@@ -8,9 +8,10 @@ from typing import Any, Literal
 import torch
 
 from nowag_exp.errors import RequestError
+from nowag_exp.formats.llama import require_llama
 from nowag_exp.hub import cached_folder, hub_folder, resolve_commit
 from nowag_exp.models.architecture import Architecture
-from nowag_exp.models.blocks import CausalLM, check_architecture
+from nowag_exp.models.blocks import CausalLM
 from nowag_exp.models.checkpoint import ALL_PATTERNS, Checkpoint
 from nowag_exp.settings import PathText, settings
 
@@ -55,11 +56,11 @@ class ModelSource(ABC):
         """Its sizes; of a model on the hub known without it.
 
         Raises:
-            RequestError: if its checkpoint is not whole, or not of an architecture whose blocks we know.
+            RequestError: if its checkpoint is not whole, not of a plain Llama, or quantized already.
         """
-        config = Checkpoint(self.folder()).config
-        check_architecture(config, self.label)
-        return Architecture.of(config)
+        checkpoint = Checkpoint(self.folder())
+        _require_original(checkpoint, self.label)
+        return Architecture.of(checkpoint.config)
 
     def is_here(self) -> bool:
         """Whether it can be had without the Hugging Face hub."""
@@ -72,11 +73,11 @@ class ModelSource(ABC):
             Its ``config.json``.
 
         Raises:
-            RequestError: if it is not whole, not of an architecture whose blocks we know, or too short for
+            RequestError: if it is not whole, not of a plain Llama, quantized already, or too short for
                 ``context_length``.
         """
         checkpoint = Checkpoint(self.folder())
-        check_architecture(checkpoint.config, self.label)
+        _require_original(checkpoint, self.label)
         checkpoint.check_tensors()
         longest = checkpoint.config.get("max_position_embeddings")
         if longest is not None and self.context_length > longest:
@@ -167,4 +168,14 @@ class LocalModel(ModelSource):
         return Path(self.path).expanduser()
 
     def weights_identity(self) -> dict[str, Any]:
-        return {"files": Checkpoint(self.folder()).hashes()}
+        return {"files": Checkpoint(self.folder()).identity()}
+
+
+def _require_original(checkpoint: Checkpoint, label: str) -> None:
+    """Check that a checkpoint is of a plain Llama that nobody has compressed yet."""
+    require_llama(checkpoint.config, checkpoint.folder / "config.json")
+    if checkpoint.config.get("quantization_config") is not None:
+        raise RequestError(
+            f"model {label}: is quantized already; give its original checkpoint "
+            "(nowag-exp export FOLDER --to dense makes an ordinary one of a folder that checkpoint.save=true wrote)"
+        )

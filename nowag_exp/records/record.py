@@ -41,7 +41,7 @@ class Inputs:
     """What exactly went in.
 
     Attributes:
-        model_files: sha256 of each file of the checkpoint.
+        model_files: sha256 of each file of the checkpoint, chat templates and generation settings included.
         calibration_token_hash: sha256 of the calibration token ids, as int64 little-endian.
     """
 

@@ -2,7 +2,7 @@
 
 from nowag_exp.text.sampling import MOST_DRAWN, DrawnTokens, Windows, draw
 from nowag_exp.text.sources import HubText, LocalText, TextSource
-from nowag_exp.text.tokenizer import Tokenizer, load_tokenizer, load_transformers_tokenizer
+from nowag_exp.text.tokenizer import Tokenizer, load_tokenizer, load_transformers_tokenizer, require_known
 from nowag_exp.text.wiki_sample import WikiSample
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "draw",
     "load_tokenizer",
     "load_transformers_tokenizer",
+    "require_known",
 ]

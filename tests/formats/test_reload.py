@@ -467,7 +467,7 @@ def test_tensors_that_contradict_one_another_are_refused_by_name_when_they_are_u
         (
             '{"model_type": "none", "quantization_config": {"quant_method": "nowag_exp", "format_version": 2, '
             '"weights": {"x": {}}}}',
-            "config.json does not describe a model",
+            "config.json: architectures=None is not supported",
         ),
     ],
 )

@@ -106,8 +106,13 @@ NO_MODEL = "own: config.json does not describe a model "
         ("rope_parameters", {"rope_type": "yarrn"}, NO_MODEL + "(KeyError: 'yarrn')"),
         ("rms_norm_eps", "small", "Field 'rms_norm_eps' expected float, got str (value: 'small')"),
         ("hidden_act", "os.system", NO_MODEL + "(KeyError: 'os.system')"),
-        ("model_type", "../../../etc", "has model type `../../../etc` but Transformers does not recognize"),
-        ("architectures", ["os.system"], "model own: architecture os.system is not supported; give one of: Llama"),
+        ("model_type", "../../../etc", "own/config.json: model_type='../../../etc' builds no model"),
+        ("model_type", "llama\n" * 1000, "own/config.json: model_type='llama"),
+        (
+            "architectures",
+            ["os.system"],
+            "own/config.json: architectures=['os.system'] is not supported; give one of: Llama",
+        ),
         ("dtype", "float7", "has no attribute 'float7'"),
         ("tie_word_embeddings", "perhaps", "Field 'tie_word_embeddings' expected bool, got str (value: 'perhaps')"),
         (

@@ -149,6 +149,11 @@ ARRAY, BYTE, NUMBER = 9, 0, 4
         (lambda sound: with_value(sound, "x", ARRAY, struct.pack("<IQ", BYTE, 2**63)), ENDS),
         (lambda sound: with_value(sound, "x", ARRAY, struct.pack("<IQ", ARRAY, 1) * 5000), "RecursionError"),
         (lambda sound: with_value(sound, "llama.block_count", NUMBER, struct.pack("<I", 1)), "Duplicate llama.block_c"),
+        (
+            lambda sound: sound.replace(b"llama.context_length", b"llama.residual_scale"),
+            "does not read its llama.residual_scale=64",
+        ),
+        (lambda sound: sound.replace(b"llama", b"qwen3"), "it would be built as Qwen3ForCausalLM"),
         (lambda sound: sound.replace(b"blk.0.attn_q", b"blk.0.attn_k"), "duplicated tensor with name blk.0.attn_k.wei"),
         (lambda sound: sound.replace(QUERY.encode(), b"../../../../../evil"), "it has no weights for model.layers.0."),
         (

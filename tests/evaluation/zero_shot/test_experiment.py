@@ -1,11 +1,15 @@
 """Suites inside whole experiments: what is kept, shared, and held against the dense model."""
 
+import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from safetensors.torch import load_file, save_file
 
 from nowag_exp import measure as module
 from nowag_exp.cli import main
@@ -13,6 +17,7 @@ from nowag_exp.compose import compose
 from nowag_exp.config import Experiment, build_experiment
 from nowag_exp.errors import ConfigError, RequestError
 from nowag_exp.experiment import Workbench, check, recorded, run
+from nowag_exp.models import CausalLM
 from nowag_exp.progress import Reporter
 from nowag_exp.records.items import items_path, load_items
 from nowag_exp.records.record import RunRecord
@@ -69,6 +74,24 @@ def test_a_records_accuracies_are_the_means_of_its_items(make: Make) -> None:
             own = items[items["task"] == metric.protocol.partition("/")[2]]
             assert metric.value == pytest.approx(own[metric.name].mean())
             assert metric.n == len(own)
+
+
+def test_items_in_tokens_that_the_model_does_not_have_are_refused_before_weights_are_loaded(
+    make: Make, workplace: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(make().model.folder(), workplace / "copy"))
+    tensors = load_file(folder / "model.safetensors")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        tensors[name] = tensors[name][:80].clone()  # Bytes are cut in the middle of the alphabet.
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 80, "bos_token_id": 1, "eos_token_id": 2}))
+    monkeypatch.setattr(CausalLM, "load", lambda *_: pytest.fail("weights were loaded"))
+    at = ["model=local", "model.path=copy", "model.context_length=64", "evaluation=full_zero_shot", "method=dense"]
+    experiment = build_experiment(compose([*at, f"evaluation.data_dir={data_dir}"]))
+    with pytest.raises(RequestError, match=r"token \d+, but config\.json has vocab_size 80") as refused:
+        check(experiment, Workbench())
+    assert 80 <= int(re.findall(r"token (\d+)", str(refused.value))[0]) < 256
 
 
 def test_lost_items_are_made_again(make: Make) -> None:
