@@ -22,7 +22,7 @@ from nowag_exp.measure import Evaluator, note_drawn
 from nowag_exp.methods import Needs
 from nowag_exp.models import Architecture, CausalLM, ModelSource, damage, linear_shapes
 from nowag_exp.ops.kernels.choice import use
-from nowag_exp.progress import Reporter, note
+from nowag_exp.progress import Reporter, noted_if_long
 from nowag_exp.records.items import items_path, require_items, save_items
 from nowag_exp.records.provenance import PACKAGE, CostMeter, git_state, provenance
 from nowag_exp.records.record import (
@@ -84,8 +84,8 @@ class Workbench:
         drawn_from = content_key({"model": weights, "text": identity})
         if drawn_from not in self._tokens:
             tokenizer = self.tokenizer(experiment.model)
-            note(f"{key}: reading and tokenizing its text")
-            drawn = text.tokens(tokenizer)
+            with noted_if_long(f"{key}: reading and tokenizing its text"):
+                drawn = text.tokens(tokenizer)
             if text.identity() != identity:
                 raise RequestError(f"{key}: the text changed while it was read; run the same command again")
             self._tokens[drawn_from] = drawn

@@ -162,3 +162,13 @@ def test_a_copy_may_be_a_link_to_where_the_cluster_keeps_it(data_dir: Path, tmp_
     (data_dir / "owner").rename(tmp_path / "elsewhere")
     (data_dir / "owner").symlink_to(tmp_path / "elsewhere")
     assert list(copies(data_dir).documents()) == ["one", "two"]
+
+
+def test_a_byte_order_mark_is_part_of_the_identity_and_its_absence_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"here")
+    (plain,) = text(path).source_identity()["files"]
+    path.write_bytes(b"\xef\xbb\xbfhere")
+    (marked,) = text(path).source_identity()["files"]
+    assert set(plain) == {"sha256", "suffix", "text_column"}
+    assert "byte_order_mark" in marked

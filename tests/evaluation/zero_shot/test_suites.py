@@ -345,3 +345,12 @@ def test_local_copies_leave_nothing_in_the_cache_of_the_datasets_library(
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     suite(seed=987).check()  # Settings that no other test has loaded.
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_byte_order_mark_before_rows_is_left_out_and_its_file_is_told(suite: Suite, data_dir: Path) -> None:
+    path = data_dir / "baber/piqa/validation.jsonl"
+    assert suite(tasks=["piqa"]).marked_files() == []
+    before = suite(tasks=["piqa"]).n_items()
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert suite(tasks=["piqa"]).n_items() == before
+    assert suite(tasks=["piqa"]).marked_files() == ["piqa/validation.jsonl"]
