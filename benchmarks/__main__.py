@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from benchmarks.timing import Comparison, Rates
 
-PARTS = ("masks", "forward", "kmeans", "solver", "packing", "zero_shot", "startup", "sweep", "memory")
+PARTS = ("masks", "forward", "kmeans", "solver", "packing", "zero_shot", "texts", "startup", "sweep", "memory")
 LONG = ("sweep", "memory")
 """Minutes to an hour each: in full runs alone."""
 

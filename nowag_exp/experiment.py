@@ -21,11 +21,11 @@ from nowag_exp.formats.beside import are_alike
 from nowag_exp.formats.folder import MANIFEST, FolderWriter
 from nowag_exp.ledger import Ledger
 from nowag_exp.manifest import write_manifest
-from nowag_exp.measure import Evaluator, note_overlap
+from nowag_exp.measure import Evaluator, note_drawn
 from nowag_exp.methods import Needs
 from nowag_exp.models import Architecture, CausalLM, LocalModel, ModelSource, damage, linear_shapes
 from nowag_exp.ops.kernels.choice import use
-from nowag_exp.progress import Reporter
+from nowag_exp.progress import Reporter, noted_if_long
 from nowag_exp.records.items import items_path, require_items, save_items
 from nowag_exp.records.provenance import PACKAGE, CostMeter, git_state, provenance
 from nowag_exp.records.record import (
@@ -87,7 +87,9 @@ class Workbench:
         weights = experiment.model.weights_identity()
         drawn_from = content_key({"model": weights, "text": identity})
         if drawn_from not in self._tokens:
-            drawn = text.tokens(self.tokenizer(experiment.model))
+            tokenizer = self.tokenizer(experiment.model)
+            with noted_if_long(f"{key}: reading and tokenizing its text"):
+                drawn = text.tokens(tokenizer)
             if text.identity() != identity:
                 raise RequestError(f"{key}: the text changed while it was read; run the same command again")
             self._tokens[drawn_from] = drawn
@@ -292,7 +294,7 @@ def _compress(
     statistics: Statistics | None = None
     if experiment.calibration is not None:
         tokens = bench.tokens(experiment, "calibration")
-        note_overlap(tokens, "calibration", ledger)
+        note_drawn(tokens, "calibration", ledger)
         batch_size = experiment.batch_size(experiment.calibration)
         if method.propagate == "compressed":
             # Pulled by the compression below, so its cost is part of that stage.

@@ -9,6 +9,7 @@ Kind = Literal[
     "empty_codewords",
     "raised_dampening",
     "overlapping_windows",
+    "byte_order_marks",
     "truncated_items",
     "halved_batches",
     "corrupted_store_entry",
@@ -29,6 +30,7 @@ class Irregularity:
             one of equal score was kept, so their position decided; ``empty_codewords``: codewords that no subvector
             was nearest to; ``raised_dampening``: a Hessian was not positive definite with the dampening asked for;
             ``overlapping_windows``: calibration sequences or evaluation windows that share text;
+            ``byte_order_marks``: files of a text opened with one, which is no text and was left out;
             ``truncated_items``: zero-shot requests too long for the model, which lost the beginning of their context;
             ``halved_batches``: batches of ``runtime.batch_tokens`` did not fit into memory and were computed in parts;
             ``corrupted_store_entry``: a stored stage was damaged, so it was computed again; ``tracking_failed``: the

@@ -1,7 +1,7 @@
 """The measurements of one experiment: of the dense model, which it is held against, then of the compressed one."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import pandas as pd
@@ -89,12 +89,14 @@ class Evaluator:
         if self._evaluation.perplexities:
             with self._meter.stage("evaluation"):
                 for text in self._evaluation.perplexities:
-                    note_overlap(self._tokens(text.key), text.key, self._ledger)
+                    note_drawn(self._tokens(text.key), text.key, self._ledger)
                     metrics += self._unfinished.metrics(text.key) or self._measure_windows(model, text)
         if not self._evaluation.zero_shot:
             return metrics, None
         with self._meter.stage("zero_shot"):
             outcomes = self._answer(model)
+        for suite in self._evaluation.zero_shot:
+            note_marked(suite.marked_files(), suite.key, self._ledger)
         for outcome in outcomes:
             self._note_truncated(outcome)
             metrics += outcome.metrics
@@ -156,8 +158,15 @@ class Evaluator:
                 self._ledger.add("truncated_items", protocol, "requests lost the beginning of their context", count)
 
 
-def note_overlap(tokens: DrawnTokens, key: str, ledger: Ledger) -> None:
-    """Write down windows that share text with another."""
+def note_drawn(tokens: DrawnTokens, key: str, ledger: Ledger) -> None:
+    """Write down windows that share text with another, and byte-order marks that were left out."""
     if tokens.n_overlapping:
         detail = f"of {len(tokens.ids)} windows, this many share text with another"
         ledger.add("overlapping_windows", key, detail, tokens.n_overlapping)
+    note_marked(tokens.marked, key, ledger)
+
+
+def note_marked(names: Iterable[str], key: str, ledger: Ledger) -> None:
+    """Write down files whose byte-order mark was left out."""
+    for name in names:
+        ledger.add("byte_order_marks", key, f"{name} opens with a byte-order mark, which was left out of its text")

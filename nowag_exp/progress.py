@@ -1,6 +1,7 @@
 """What a person sees while work goes on: bars in a terminal, one plain line a job elsewhere. All of it on stderr."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -33,6 +34,9 @@ Stage = Callable[[str, int], AbstractContextManager[Tick]]
 LOG_EVERY = 10.0
 """Seconds between two lines of a stage in the log, which tell how far a job came that was killed."""
 
+SILENCE = 2.0
+"""Seconds after which work that has no bar is named."""
+
 log = logging.getLogger("nowag_exp")
 _console = Console(stderr=True, highlight=False)
 
@@ -45,6 +49,18 @@ def silence() -> None:
 def note(line: str) -> None:
     """Say what takes long and happens once, such as a download."""
     _console.print(line, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def noted_if_long(line: str) -> Iterator[None]:
+    """Say what the body does, once it has taken :data:`SILENCE` seconds: most often it is done at once."""
+    timer = threading.Timer(SILENCE, note, [line])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class Remaining(ProgressColumn):

@@ -91,6 +91,13 @@ def more_windows_than_text(run: Run, **others: Any) -> str:
     return run("method=nowag_p", "calibration.n_sequences=64")
 
 
+@provokes("byte_order_marks")
+def a_text_that_opens_with_a_mark(run: Run, workplace: Path, **others: Any) -> str:
+    text = workplace / "cal.txt"
+    text.write_bytes(b"\xef\xbb\xbf" + text.read_bytes())
+    return run("method=nowag_p")
+
+
 @provokes("truncated_items")
 def an_item_longer_than_the_model_reads(run: Run, workplace: Path, **others: Any) -> str:
     row = {"goal": "Walk. " * 1000, "sol1": "Go.", "sol2": "Stay.", "label": 0}

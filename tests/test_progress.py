@@ -3,6 +3,7 @@
 import io
 import logging
 import shutil
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -87,3 +88,16 @@ def test_a_step_is_where_one_stops_when_asked(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(interrupt, "requested", lambda: True)
     with Reporter().stage("blocks", 2) as tick, pytest.raises(KeyboardInterrupt):
         tick()
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.0, True), (60.0, False)])
+def test_reading_of_a_text_is_named_only_if_it_takes_long(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, said: bool
+) -> None:
+    lines: list[str] = []
+    named = threading.Event()
+    monkeypatch.setattr(progress, "SILENCE", seconds)
+    monkeypatch.setattr(progress, "note", lambda line: (lines.append(line), named.set()))
+    with progress.noted_if_long("calibration: reading"):
+        assert not said or named.wait(timeout=30)
+    assert lines == ["calibration: reading"] * said

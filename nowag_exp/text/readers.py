@@ -1,24 +1,23 @@
-"""Documents of one file: .txt (one document), .jsonl and .json.gz (one a line), .parquet and .arrow (one a row)."""
+"""Documents of one file: .txt (one document), .jsonl or .json (one a line, or an array), .parquet, .arrow (rows)."""
 
-import gzip
-import mmap
-import zlib
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any
 
 from nowag_exp.errors import RequestError
-from nowag_exp.files import expanded, expands_too_much, most_expanded, parse_json
+from nowag_exp.files import expands_too_much, most_expanded, parse_json
+from nowag_exp.text.documents import Documents
+from nowag_exp.text.encoding import PACKINGS, Content, decode, read_content, text_start
 from nowag_exp.text.tabular import UNPACKED, decoded_bytes, read_arrow, read_parquet
 
 if TYPE_CHECKING:
     import pyarrow
 
-SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".json.gz", ".parquet", ".arrow")
+LINES = (".txt", ".jsonl", ".ndjson", ".json")
+SUFFIXES = (*LINES, ".parquet", ".arrow", *(kind + packing for packing in PACKINGS for kind in LINES))
 
 
-def read_documents(path: Path, text_column: str) -> Sequence[str]:
-    """Documents of ``path`` in file order.
+def read_documents(path: Path, text_column: str) -> Documents:
+    """Documents of ``path`` in file order, each of them checked when it is asked for.
 
     Raises:
         RequestError: naming the file, if it is missing, unreadable, empty, not UTF-8, not what its suffix says, or
@@ -28,60 +27,117 @@ def read_documents(path: Path, text_column: str) -> Sequence[str]:
         documents = _read(path, text_column)
     except OSError as error:
         raise RequestError(f"{path}: cannot be read ({error.strerror or error}); give a file that exists") from error
-    except UnicodeDecodeError as error:
-        raise RequestError(_not_utf8(path, "", error)) from error
-    if not any(document.strip() for document in documents[:64]) and not any(map(str.strip, documents)):
+    if not any(document.strip() for document in documents):
         raise RequestError(f"{path}: holds no text; give a file with some")
     return documents
 
 
 def suffix(path: Path) -> str:
-    """Which of the known suffixes a file has, and so how it is read.
+    """Which of the known suffixes a file has, in lower case, and so how it is read.
 
     Raises:
         RequestError: if it has none of them.
     """
     for known in SUFFIXES:
-        if path.name.endswith(known):
+        if path.name.lower().endswith(known):
             return known
     raise RequestError(f"{path}: cannot read this kind of file; it must end in one of {', '.join(SUFFIXES)}")
 
 
-def _read(path: Path, text_column: str) -> Sequence[str]:
+def is_plain(path: Path) -> bool:
+    """Whether a file is one document, which has no column."""
+    return suffix(path).startswith(".txt")
+
+
+def _read(path: Path, text_column: str) -> Documents:
     match suffix(path):
-        case ".txt":
-            return [path.read_bytes().decode("utf-8")]
         case ".parquet":
-            return ArrowColumn(path, read_parquet(path, [text_column])[text_column], text_column)
+            return ArrowColumn(path, read_parquet(path, [text_column])[text_column])
         case ".arrow":
-            return ArrowColumn(path, read_arrow(path, [text_column])[text_column], text_column)
-        case ".jsonl":
-            return JsonLines(path, path.read_bytes() if path.stat().st_size == 0 else _map(path), text_column)
-        case _:
-            return JsonLines(path, _unzip(path), text_column)
+            return ArrowColumn(path, read_arrow(path, [text_column])[text_column])
+    content = read_content(path)
+    start = text_start(content)
+    if is_plain(path):
+        documents: Documents = PlainText(path, decode(content[start:], path))
+    elif content[start : start + 1024].lstrip()[:1] == b"[":
+        documents = Records(path, _array(path, content[start:]), text_column)
+    else:
+        documents = JsonLines(path, content, start, text_column)
+    documents.marked = (path.name,) if start else ()
+    return documents
 
 
-def _unzip(path: Path) -> bytes:
+def _array(path: Path, content: bytes) -> list[Any]:
     try:
-        with gzip.open(path) as file:
-            return b"".join(expanded(file, path, UNPACKED))
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise RequestError(f"{path}: is not a whole gzip file ({error}); get it again") from error
+        return list(parse_json(decode(content, path)))
+    except ValueError as error:
+        reason = getattr(error, "msg", error)
+        raise RequestError(f"{path}: cannot be read as JSON ({reason}); it must be one array of objects") from error
 
 
-class JsonLines(Sequence[str]):
-    """Lines of a JSON Lines file, parsed when asked for: a draw needs few of the millions of documents.
+class OfFile(Documents):
+    """Documents of one file.
+
+    Attributes:
+        path: of the file.
+    """
+
+    path: Path
+
+    def place(self, index: int) -> str:
+        return f"{self.path}: document {index + 1}"
+
+
+class PlainText(OfFile):
+    """A file that is one document.
+
+    Args:
+        path: named in errors.
+        text: it.
+    """
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path, self._text = path, text
+
+    def __len__(self) -> int:
+        return 1
+
+    def value(self, index: int) -> str:
+        return self._text
+
+
+class Records(OfFile):
+    """Objects of a JSON array.
+
+    Args:
+        path: named in errors.
+        rows: the objects.
+        text_column: key of the text in each.
+    """
+
+    def __init__(self, path: Path, rows: list[Any], text_column: str) -> None:
+        self.path, self._rows, self._text_column = path, rows, text_column
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def value(self, index: int) -> Any:
+        return _text_of(self._rows[index], self._text_column, self.place(index))
+
+
+class JsonLines(OfFile):
+    """Lines of a JSON Lines file, parsed when asked for.
 
     Args:
         path: named in errors.
         content: the bytes of the file.
+        start: of the first line.
         text_column: key of the text in each line.
     """
 
-    def __init__(self, path: Path, content: bytes | mmap.mmap, text_column: str) -> None:
-        self._path, self._content, self._text_column = path, content, text_column
+    def __init__(self, path: Path, content: Content, start: int, text_column: str) -> None:
+        self.path, self._content, self._text_column = path, content, text_column
         self._spans: list[tuple[int, int]] = []
-        start = 0
         while start < len(content):
             end = content.find(b"\n", start)
             end = len(content) if end < 0 else end
@@ -92,83 +148,50 @@ class JsonLines(Sequence[str]):
     def __len__(self) -> int:
         return len(self._spans)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        index %= len(self)
+    def value(self, index: int) -> Any:
         start, end = self._spans[index]
-        line = self._content[start:end]
-        where = f"{self._path}: document {index + 1}"
+        line, where = self._content[start:end], self.place(index)
+        if b"\0" in line:
+            raise RequestError(f"{where}: has a NUL byte, which JSON has not; remove it, or get the file again")
         try:
-            row = parse_json(line.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise RequestError(_not_utf8(self._path, f"document {index + 1}, ", error)) from error
+            row = parse_json(decode(line, self.path, f"document {index + 1}, "))
         except ValueError as error:
             reason = getattr(error, "msg", error)
             raise RequestError(
-                f"{where} cannot be read as JSON ({reason}); each line must be one JSON object"
+                f"{where} cannot be read as JSON ({reason}); each line must be one JSON object, or the file one array"
             ) from error
-        if not isinstance(row, dict) or not isinstance(row.get(self._text_column), str):
-            has = ", ".join(sorted(row)) if isinstance(row, dict) else type(row).__name__
-            raise RequestError(f"{where} has no text in '{self._text_column}' (it has: {has}); set text_column")
-        return row[self._text_column]
+        return _text_of(row, self._text_column, where)
 
 
-def _not_utf8(path: Path, where: str, error: UnicodeDecodeError) -> str:
-    return (
-        f"{path}: is not UTF-8 text ({where}byte {error.start} is 0x{error.object[error.start]:02x}); "
-        f"convert it, for example: iconv -f LATIN1 -t UTF-8 {path.name}"
-    )
+def _text_of(row: Any, text_column: str, where: str) -> Any:
+    if not isinstance(row, dict) or text_column not in row:
+        has = ", ".join(sorted(row)) if isinstance(row, dict) else type(row).__name__
+        raise RequestError(f"{where} has no text in '{text_column}' (it has: {has}); set text_column")
+    return row[text_column]
 
 
-def _map(path: Path) -> mmap.mmap:
-    with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-class ArrowColumn(Sequence[str]):
+class ArrowColumn(OfFile):
     """Rows of a column, turned into strings when asked for: of a file that is mapped, only those are read.
 
     Args:
         path: named in errors.
         column: the text.
-        text_column: its name.
 
     Raises:
-        RequestError: naming the first row that has no text, or the file if its texts expand too much.
+        RequestError: naming the file, if its texts expand too much.
     """
 
-    def __init__(self, path: Path, column: "pyarrow.ChunkedArray", text_column: str) -> None:
+    def __init__(self, path: Path, column: "pyarrow.ChunkedArray") -> None:
         from pyarrow import types
 
-        self._column = column
+        self.path, self._column = path, column
         values = column.type.value_type if types.is_dictionary(column.type) else column.type
         is_text = types.is_string(values) or types.is_large_string(values) or types.is_string_view(values)
-        # Not its null_count: a dictionary may hold the null.
-        number = column.is_null().index(True).as_py() if is_text else 0
-        if number < 0:
-            if decoded_bytes(column) > most_expanded(path):
-                raise RequestError(expands_too_much(path, UNPACKED))
-            return
-        kind = type(column[number].as_py()).__name__ if len(column) else str(column.type)
-        raise RequestError(f"{path}: row {number + 1} has no text in '{text_column}' but {kind}; set text_column")
+        if is_text and decoded_bytes(column) > most_expanded(path):
+            raise RequestError(expands_too_much(path, UNPACKED))
 
     def __len__(self) -> int:
         return len(self._column)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        return self._column[index].to_pylist() if isinstance(index, slice) else self._column[index].as_py()
+    def value(self, index: int) -> Any:
+        return self._column[index].as_py()

@@ -3,7 +3,6 @@
 import hashlib
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -12,8 +11,10 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from nowag_exp.errors import RequestError
+from nowag_exp.errors import NowagError, RequestError
 from nowag_exp.settings import Seed, settings
+from nowag_exp.text.documents import Documents
+from nowag_exp.text.encoded import EncodedDocuments, encode_document
 from nowag_exp.text.tokenizer import Encode, Tokenizer
 
 VERSION = 1
@@ -86,10 +87,12 @@ class DrawnTokens:
     Attributes:
         ids: one window a row.
         n_overlapping: windows that share text with another one.
+        marked: names of the text's files whose byte-order mark was left out.
     """
 
     ids: Int64[Tensor, "windows context"]
     n_overlapping: int
+    marked: tuple[str, ...] = ()
 
     @property
     def sha256(self) -> str:
@@ -98,7 +101,7 @@ class DrawnTokens:
         return hashlib.sha256(numbers.numpy().astype("<i8").tobytes()).hexdigest()
 
 
-def draw(documents: Sequence[str], tokenizer: Tokenizer, windows: Windows, n: int | None) -> DrawnTokens:
+def draw(documents: Documents, tokenizer: Tokenizer, windows: Windows, n: int | None) -> DrawnTokens:
     """Draw ``n`` windows; ``None``, for sampling that is not random, takes all that are whole.
 
     Args:
@@ -109,9 +112,9 @@ def draw(documents: Sequence[str], tokenizer: Tokenizer, windows: Windows, n: in
 
     Raises:
         RequestError: if the text is too short (it says how many tokens there are and how many are needed), or a BOS
-            is asked of a tokenizer without one.
+            is asked of a tokenizer without one, or the tokenizer refuses a document (it says which).
     """
-    encode, bos_token, where = tokenizer.encode, tokenizer.bos, windows.key
+    bos_token, where = tokenizer.bos, windows.key
     if windows.bos != "none" and bos_token is None:
         raise RequestError(f"{where}.bos={windows.bos}: the model's tokenizer has no BOS token; set {where}.bos=none")
     prefix = [] if bos_token is None else [bos_token]
@@ -120,20 +123,21 @@ def draw(documents: Sequence[str], tokenizer: Tokenizer, windows: Windows, n: in
     length = windows.context_length - len(every)
     if windows.sampling == "random_in_document":
         assert n is not None
-        spans = _draw_in_documents(documents, lambda text: first + encode(text), length, n, windows.seed, where)
+        encoded = EncodedDocuments(documents, tokenizer.encode, first)
+        spans = _draw_in_documents(encoded, length, n, windows.seed, where)
     elif windows.sampling == "random":
         assert n is not None
-        stream = first + encode(windows.separator.join(documents))
+        stream = first + _encode_joined(documents, tokenizer.encode, windows.separator)
         spans = _draw_in_stream(stream, length, n, windows.seed, where)
     elif windows.sampling == "evenly_spaced":
-        stream = first + encode(windows.separator.join(documents))
+        stream = first + _encode_joined(documents, tokenizer.encode, windows.separator)
         spans = _evenly_spaced(_grid(stream, length, n or 1, where), n)
     else:
         needed = None if n is None else n * length
-        stream = first + _first_tokens(documents, encode, windows.separator, needed)
+        stream = first + _first_tokens(documents, tokenizer.encode, windows.separator, needed)
         spans = _grid(stream, length, n or 1, where)[:n]
     ids = torch.tensor([every + span.tokens for span in spans], dtype=torch.int64)
-    return DrawnTokens(ids, _count_overlapping(spans, length))
+    return DrawnTokens(ids, _count_overlapping(spans, length), documents.marked)
 
 
 @dataclass(frozen=True)
@@ -143,9 +147,7 @@ class _Span:
     tokens: list[int]
 
 
-def _draw_in_documents(
-    documents: Sequence[str], encode: Encode, length: int, n: int, seed: int, where: str
-) -> list[_Span]:
+def _draw_in_documents(documents: EncodedDocuments, length: int, n: int, seed: int, where: str) -> list[_Span]:
     generator = random.Random(seed)
     too_short: dict[int, int] = {}
     spans: list[_Span] = []
@@ -159,13 +161,24 @@ def _draw_in_documents(
         index = generator.randint(0, len(documents) - 1)
         if index in too_short:
             continue
-        tokens = encode(documents[index])
+        tokens = documents.tokens(index)
         if len(tokens) < length:
             too_short[index] = len(tokens)
             continue
         start = _draw_start(generator, len(tokens), length)
-        spans.append(_Span(index, start, tokens[start : start + length]))
+        spans.append(_Span(index, start, list(tokens[start : start + length])))
     return spans
+
+
+def _encode_joined(documents: Documents, encode: Encode, separator: str) -> list[int]:
+    try:
+        return encode(separator.join(documents))
+    except NowagError:
+        raise
+    except Exception:
+        for index in range(len(documents)):
+            encode_document(documents, index, encode)
+        raise
 
 
 def _draw_in_stream(stream: list[int], length: int, n: int, seed: int, where: str) -> list[_Span]:
@@ -196,7 +209,7 @@ def _evenly_spaced(spans: list[_Span], n: int | None) -> list[_Span]:
     return [spans[i * len(spans) // n] for i in range(n)]
 
 
-def _first_tokens(documents: Sequence[str], encode: Encode, separator: str, needed: int | None) -> list[int]:
+def _first_tokens(documents: Documents, encode: Encode, separator: str, needed: int | None) -> list[int]:
     """The first tokens of the joined documents, at least ``needed`` if there are so many; all of them if ``None``.
 
     The text is encoded joined, since the boundary of two documents may be inside a token. Of a large corpus only the
@@ -204,7 +217,7 @@ def _first_tokens(documents: Sequence[str], encode: Encode, separator: str, need
     """
     count = len(documents) if needed is None else 16
     while True:
-        tokens = encode(separator.join(documents[:count]))
+        tokens = _encode_joined(documents[:count], encode, separator)
         if needed is None or count >= len(documents) or len(tokens) >= 2 * needed + 1024:
             return tokens
         count *= 4

@@ -3,7 +3,6 @@
 import glob
 import shlex
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
@@ -13,7 +12,9 @@ from nowag_exp.errors import RequestError
 from nowag_exp.files import sha256_file
 from nowag_exp.hub import hub_file, is_cached, resolve_commit
 from nowag_exp.settings import PathText, settings
-from nowag_exp.text.readers import SUFFIXES, read_documents, suffix
+from nowag_exp.text.documents import Chained, Documents
+from nowag_exp.text.encoding import MARK
+from nowag_exp.text.readers import SUFFIXES, is_plain, read_documents, suffix
 
 
 class TextSource(ABC):
@@ -25,7 +26,7 @@ class TextSource(ABC):
         """Where it stands in the config, for messages."""
 
     @abstractmethod
-    def documents(self) -> Sequence[str]:
+    def documents(self) -> Documents:
         """The documents, in order. May download."""
 
     @abstractmethod
@@ -81,7 +82,7 @@ class HubText(TextSource):
         except RequestError:
             return False
 
-    def documents(self) -> Sequence[str]:
+    def documents(self) -> Documents:
         documents = _joined([read_documents(path, self.text_column) for path in self.paths()])
         return documents if self.first_documents is None else documents[: self.first_documents]
 
@@ -104,8 +105,9 @@ class HubText(TextSource):
                 raise RequestError(f"{self.key}.{key}: {name} leads out of data_dir={data_dir}; give a path within it")
         folder = data_dir / self.repo
         exact = folder / file
-        stem = exact.name.removesuffix(suffix(exact))
-        others = [exact.with_name(stem + known) for known in SUFFIXES if known not in (suffix(exact), ".txt")]
+        stem = exact.name[: -len(suffix(exact))]
+        others = [exact.with_name(stem + known) for known in SUFFIXES if known != suffix(exact)]
+        others = [path for path in others if not is_plain(path)]
         for path in (exact, *others):
             if path.is_file():
                 return path
@@ -141,11 +143,11 @@ class LocalText(TextSource):
         if not files:
             raise RequestError(
                 f"{self.key}.path={self.path}: no such file; "
-                "give a .txt, .jsonl, .parquet or .arrow file, or a glob of them"
+                "give a .txt, .jsonl, .json, .parquet or .arrow file, or a glob of them"
             )
         return files
 
-    def documents(self) -> Sequence[str]:
+    def documents(self) -> Documents:
         return _joined([read_documents(path, self.text_column) for path in self.paths()])
 
     def source_identity(self) -> dict[str, Any]:
@@ -155,35 +157,16 @@ class LocalText(TextSource):
 def _content_identity(path: Path, text_column: str) -> dict[str, Any]:
     try:
         content = sha256_file(path)
+        with path.open("rb") as file:
+            is_marked = file.read(len(MARK)) == MARK
     except OSError as error:
         raise RequestError(f"{path}: cannot be read ({error.strerror}); give a readable file") from error
     # The suffix says how it is read; the column matters only where there are some.
-    column = None if suffix(path) == ".txt" else text_column
-    return {"sha256": content, "suffix": suffix(path), "text_column": column}
+    column = None if is_plain(path) else text_column
+    identity = {"sha256": content, "suffix": suffix(path), "text_column": column}
+    # Once the mark of a .txt file was read as text, so results of then are not of the same tokens.
+    return {**identity, "byte_order_mark": "left out"} if is_marked else identity
 
 
-def _joined(parts: list[Sequence[str]]) -> Sequence[str]:
-    if len(parts) == 1:
-        return parts[0]
-    return Chained(parts)
-
-
-class Chained(Sequence[str]):
-    """Several lists of documents as one, without reading them."""
-
-    def __init__(self, parts: list[Sequence[str]]) -> None:
-        self._parts = parts
-
-    def __len__(self) -> int:
-        return sum(map(len, self._parts))
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if index < 0:
-            index += len(self)
-        for part in self._parts:
-            if 0 <= index < len(part):
-                return part[index]
-            index -= len(part)
-        raise IndexError(index)
+def _joined(parts: list[Documents]) -> Documents:
+    return parts[0] if len(parts) == 1 else Chained(parts)

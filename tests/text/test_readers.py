@@ -63,7 +63,7 @@ def test_a_txt_file_is_one_document(tmp_path: Path) -> None:
         ("word.docx", b"x", "cannot read this kind of file; it must end in one of .txt, .jsonl"),
         ("broken.jsonl", b'{"text": "a"}\n{"text"\n', "document 2 cannot be read as JSON"),
         ("column.jsonl", b'{"body": "a"}\n', r"document 1 has no text in 'text' \(it has: body\); set text_column"),
-        ("number.jsonl", b'{"text": 3}\n', "document 1 has no text in 'text'"),
+        ("number.jsonl", b'{"text": 3}\n', "document 1: its text is int"),
         ("list.jsonl", b"[1]\n", "document 1 has no text in 'text'"),
         ("broken.parquet", b"PAR1 no", "is not a Parquet file"),
         ("empty.arrow", b"", "is not a whole Arrow file"),
@@ -108,14 +108,14 @@ def test_what_the_datasets_library_saves_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("values", "row"),
-    [([1, 2], "row 1 .* but int"), ([["a"], ["b"]], "row 1 .* but list"), (["a", None], "row 2 .* but NoneType")],
+    [([1, 2], "document 1: .* int"), ([["a"], ["b"]], "document 1: .* list"), (["a", None], "document 2: .* null")],
 )
 def test_a_column_that_holds_no_text_is_refused(tmp_path: Path, values: list[object], row: str) -> None:
     pd.DataFrame({"text": values}).to_parquet(tmp_path / "a.parquet")
     write_arrow(tmp_path / "a.arrow", pyarrow.ipc.new_stream, values)
     for name in ("a.parquet", "a.arrow"):
-        with pytest.raises(RequestError, match=rf"{name}: {row}; set text_column"):
-            read_documents(tmp_path / name, "text")
+        with pytest.raises(RequestError, match=rf"{name}: {row}"):
+            list(read_documents(tmp_path / name, "text"))
 
 
 def test_repeated_texts_that_are_stored_once_are_read(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nowag_exp.errors import RequestError
-from nowag_exp.text import Tokenizer, Windows, draw
+from nowag_exp.text import DrawnTokens, Tokenizer, Windows, sampling
+from nowag_exp.text import encoded as encoded_documents
+from tests.text.documents import given_texts
 
 BOS = 999
 BYTES = Tokenizer(encode=lambda text: list(text.encode()), bos=BOS)
@@ -15,6 +17,10 @@ BYTES = Tokenizer(encode=lambda text: list(text.encode()), bos=BOS)
 
 class Drawn(Windows):
     key = "calibration"
+
+
+def draw(texts: list[str], tokenizer: Tokenizer, windows: Windows, n: int | None) -> DrawnTokens:
+    return sampling.draw(given_texts(*texts), tokenizer, windows, n)
 
 
 def windows(sampling: str, length: int = 4, bos: str = "none", seed: int = 0, separator: str = "|") -> Windows:
@@ -149,3 +155,46 @@ def test_an_escape_that_the_command_line_left_as_it_is_is_refused() -> None:
     with pytest.raises(ValueError, match=r"separator: has a backslash.* in bash \$'KEY=\"\\n\\n\"'; got '\\\\n\\\\n'"):
         windows("sequential", separator="\\n\\n")
     assert windows("sequential", separator="\n\n").separator == "\n\n"
+
+
+@given(
+    seed=st.integers(0, 99), bos=st.sampled_from(["none", "first", "every"]), most_kept=st.sampled_from([0, 20, 999])
+)
+def test_documents_that_are_kept_give_the_draws_of_encoding_each_time(seed: int, bos: str, most_kept: int) -> None:
+    documents = ["abcdefghij", "xy", "0123456789abcdef", "four", "αβγδε"]
+    generator, expected, length = random.Random(seed), [], 3 if bos == "every" else 4
+    while len(expected) < 12:
+        encoded = [BOS] * (bos == "first") + BYTES.encode(documents[generator.randint(0, len(documents) - 1)])
+        if len(encoded) >= length:
+            start = 0 if len(encoded) == length else generator.randint(0, len(encoded) - length - 1)
+            expected.append([BOS] * (bos == "every") + encoded[start : start + length])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoded_documents, "MOST_KEPT", most_kept)
+        assert rows(documents, BYTES, windows("random_in_document", bos=bos, seed=seed), 12) == expected
+
+
+def test_a_drawn_document_is_encoded_once_and_others_are_not_read() -> None:
+    seen: list[str] = []
+
+    def encode(text: str) -> list[int]:
+        seen.append(text)
+        return list(text.encode())
+
+    texts = [f"document {number}" for number in range(1000)]
+    texts[500] = None
+    draw(texts, Tokenizer(encode, None), windows("random_in_document"), 100)
+    assert len(seen) == len(set(seen)) <= 100
+    seen.clear()
+    draw(["a long document"], Tokenizer(encode, None), windows("random_in_document"), 128)
+    assert seen == ["a long document"]
+
+
+@pytest.mark.parametrize("sampling", ["random_in_document", "random", "sequential", "evenly_spaced"])
+def test_a_document_that_the_tokenizer_refuses_is_named(sampling: str) -> None:
+    def encode(text: str) -> list[int]:
+        if "?" in text:
+            raise TypeError("TextInputSequence must be str")
+        return list(text.encode())
+
+    with pytest.raises(RequestError, match=r"given: document 2: .*TextInputSequence"):
+        draw(["abcdef", "abc?ef"], Tokenizer(encode, None), windows(sampling), 9 if "random" in sampling else 2)

@@ -8,7 +8,8 @@ import pytest
 
 from nowag_exp.errors import RequestError
 from nowag_exp.text import HubText, LocalText
-from nowag_exp.text.sources import Chained
+from nowag_exp.text.documents import Chained
+from tests.text.documents import given_texts
 
 
 class Text(LocalText):
@@ -32,17 +33,19 @@ def test_a_file_whose_name_looks_like_a_glob_is_found(tmp_path: Path) -> None:
 
 def test_a_path_that_matches_nothing_says_so_with_its_key(tmp_path: Path) -> None:
     with pytest.raises(
-        RequestError, match=r"calibration\.path=.*no\.txt: no such file; give a \.txt, \.jsonl, \.parquet or"
+        RequestError, match=r"calibration\.path=.*no\.txt: no such file; give a \.txt, \.jsonl, \.json, \.parquet or"
     ):
         text(tmp_path / "no.txt").documents()
 
 
 def test_chained_lists_are_one_list() -> None:
-    chained = Chained([["a", "b"], [], ["c"]])
+    chained = Chained([given_texts("a", "b"), given_texts(), given_texts("c")])
     assert list(chained) == ["a", "b", "c"]
     assert len(chained) == 3
     assert (chained[-1], chained[-3]) == ("c", "a")
-    assert chained[1:] == ["b", "c"]
+    assert list(chained[1:]) == ["b", "c"]
+    assert [chained.place(i) for i in range(3)] == ["given: document 1", "given: document 2", "given: document 1"]
+    assert chained[1:].place(1) == "given: document 1"
     for index in (3, -4):
         with pytest.raises(IndexError):
             chained[index]
@@ -159,3 +162,13 @@ def test_a_copy_may_be_a_link_to_where_the_cluster_keeps_it(data_dir: Path, tmp_
     (data_dir / "owner").rename(tmp_path / "elsewhere")
     (data_dir / "owner").symlink_to(tmp_path / "elsewhere")
     assert list(copies(data_dir).documents()) == ["one", "two"]
+
+
+def test_a_byte_order_mark_is_part_of_the_identity_and_its_absence_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"here")
+    (plain,) = text(path).source_identity()["files"]
+    path.write_bytes(b"\xef\xbb\xbfhere")
+    (marked,) = text(path).source_identity()["files"]
+    assert set(plain) == {"sha256", "suffix", "text_column"}
+    assert "byte_order_mark" in marked

@@ -1,7 +1,7 @@
 """Rows of a data set of the hub, from a local copy of its files."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,14 @@ from nowag_exp.errors import RequestError
 from nowag_exp.files import expands_too_much, most_expanded, parse_json
 from nowag_exp.hub import resolve_commit
 from nowag_exp.quiet import quiet_harness
-from nowag_exp.text.tabular import UNPACKED, decoded_bytes, read_arrow, read_parquet
+from nowag_exp.text.documents import require_texts
+from nowag_exp.text.encoding import PACKINGS, decode, read_content, text_start
+from nowag_exp.text.tabular import MOST_ROWS, UNPACKED, decoded_bytes, read_arrow, read_parquet
 
-SUFFIXES = (".parquet", ".jsonl", ".json", ".arrow")
+TABLES = (".parquet", ".arrow")
+SUFFIXES = (".parquet", ".jsonl", ".json", ".arrow", *(kind + end for end in PACKINGS for kind in (".jsonl", ".json")))
+"""The first that there is, is taken."""
+
 UNNAMED = ("", "data", "default", "plain_text")
 """Where the hub keeps the files of a data set that has one configuration."""
 
@@ -36,7 +41,7 @@ def split_files(data_dir: Path, dataset: str, configuration: str | None, split: 
     patterns = [str(Path(place) / name) for place in folders for name in (f"{split}-*", f"{split}.*", f"{split}/*")]
     for pattern in patterns:
         for suffix in SUFFIXES:
-            if files := sorted(path for path in folder.glob(pattern) if path.suffix == suffix):
+            if files := sorted(path for path in folder.glob(pattern) if _kind(path) == suffix):
                 _check_shards(files, get_them)
                 return files
     raise RequestError(
@@ -72,10 +77,16 @@ def read_rows(files: Sequence[Path], columns: Sequence[str]) -> Any:
         _check_columns(table.column_names, columns, str(path))
         for column in columns:
             # Not its null_count: a dictionary may hold the null.
-            if missing := compute.sum(table[column].is_null()).as_py():  # lm-eval would write "None" into the prompt.
-                raise RequestError(f"{path}: {missing} rows have no '{column}'; download it again")
+            nulls = table[column].is_null()
+            if missing := compute.sum(nulls).as_py():  # lm-eval would write "None" into the prompt.
+                first = nulls.index(True).as_py() + 1
+                raise RequestError(
+                    f"{path}: {missing} rows have no '{column}' (the first is row {first}); download it again"
+                )
         if sum(map(decoded_bytes, table.columns)) > most_expanded(path):  # The data set would store each row's own.
             raise RequestError(expands_too_much(path, UNPACKED))
+        if _kind(path) in TABLES:
+            _check_texts((row for batch in table.to_batches(MOST_ROWS) for row in batch.to_pylist()), str(path))
         tables.append(table)
     try:
         rows = pyarrow.concat_tables(tables, promote_options="default")
@@ -117,6 +128,7 @@ def hub_rows(dataset: str, commit: str, configuration: str | None, split: str, c
     except (OSError, ValueError, DatasetsError) as error:
         raise _unavailable(dataset, error) from error
     _check_columns(rows.column_names, columns, f"data set {dataset}, {split}")
+    _check_texts(rows.select_columns(list(columns)), f"data set {dataset}, {split}")
     return rows
 
 
@@ -137,13 +149,31 @@ def _check_columns(found: Sequence[str], needed: Sequence[str], where: str) -> N
 def _read(path: Path) -> Any:
     import pyarrow
 
-    match path.suffix:
+    match _kind(path):
         case ".parquet":
             return read_parquet(path)
         case ".arrow":
             return read_arrow(path)
-    text = path.read_text(encoding="utf-8")
+    content = read_content(path)
+    text = decode(content[text_start(content) :], path)
     if text.lstrip().startswith("["):  # One array; else an object a line.
-        return pyarrow.Table.from_pylist(parse_json(text))
-    # Not splitlines(): a string may hold other line separators than the line feed.
-    return pyarrow.Table.from_pylist([parse_json(line) for line in text.split("\n") if line.strip()])
+        rows = parse_json(text)
+    else:
+        # Not splitlines(): a string may hold other line separators than the line feed.
+        rows = [parse_json(line) for line in text.split("\n") if line.strip()]
+    _check_texts(rows, str(path))  # pyarrow refuses half a surrogate pair without saying where.
+    return pyarrow.Table.from_pylist(rows)
+
+
+def is_marked(path: Path) -> bool:
+    """Whether a file of rows opens with a byte-order mark."""
+    return _kind(path) not in TABLES and text_start(read_content(path)) > 0
+
+
+def _kind(path: Path) -> str | None:
+    return next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
+
+
+def _check_texts(rows: Iterable[Any], where: str) -> None:
+    for number, row in enumerate(rows, 1):
+        require_texts(row, f"{where}: row {number}")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from nowag_exp.errors import RequestError
 from nowag_exp.evaluation.measurement import Measurement
-from nowag_exp.evaluation.zero_shot.rows import hub_commit, hub_rows, read_rows, split_files
+from nowag_exp.evaluation.zero_shot.rows import hub_commit, hub_rows, is_marked, read_rows, split_files
 from nowag_exp.evaluation.zero_shot.tasks import STOCK, build_task, needed_splits, other_tasks, read_config
 from nowag_exp.files import sha256_file
 from nowag_exp.layout import among
@@ -68,6 +68,10 @@ class ZeroShot(Measurement):
         Raises:
             RequestError: if a file or an item is not as the task needs it.
         """
+
+    def marked_files(self) -> list[str]:
+        """Names of its files that open with a byte-order mark, which is left out."""
+        return []
 
     def is_here(self) -> bool:
         """Whether its rows can be had without the Hugging Face hub."""
@@ -164,6 +168,14 @@ class StockZeroShot(ZeroShot):
             splits = filter(None, needed_splits(config, self.n_fewshot))
             source["files"] = {split: [sha256_file(path) for path in self._files(config, split)] for split in splits}
         return source
+
+    def marked_files(self) -> list[str]:
+        if self.data_dir is None:
+            return []
+        configs = [self._config(task, with_functions=False) for task in self.tasks]
+        needed = [(config, split) for config in configs for split in needed_splits(config, self.n_fewshot) if split]
+        files = [path for config, split in needed for path in self._files(config, split)]
+        return [f"{path.parent.name}/{path.name}" for path in dict.fromkeys(files) if is_marked(path)]
 
     def is_here(self) -> bool:
         """Whether there are local copies; what another library may have in its cache is not searched."""

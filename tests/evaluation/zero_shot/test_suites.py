@@ -128,7 +128,8 @@ def test_missing_files_are_named_with_the_command_that_gets_them(suite: Suite, d
     message = (
         f"{data_dir}/allenai/winogrande: has no split 'validation'; looked for winogrande_xl/validation-*, "
         "winogrande_xl/validation.*, winogrande_xl/validation/*, data/winogrande_xl/validation-*, "
-        "data/winogrande_xl/validation.*, data/winogrande_xl/validation/* with .parquet, .jsonl, .json, .arrow; "
+        "data/winogrande_xl/validation.*, data/winogrande_xl/validation/* with .parquet, .jsonl, .json, .arrow, "
+        ".jsonl.gz, .json.gz, .jsonl.zst, .json.zst; "
         f"get it with: hf download --repo-type dataset allenai/winogrande --local-dir {data_dir}/allenai/winogrande"
     )
     (data_dir / "allenai/winogrande/winogrande_xl/validation-00000-of-00001.parquet").unlink()
@@ -177,7 +178,7 @@ FILES = {
         ("piqa", 1, "label", -1, r"row 1 of .* task piqa \(its right answer is -1, not one of 2 choices\); give"),
         ("piqa", 4, "label", 2, r"row 4 of .* task piqa \(its right answer is 2, not one of 2 choices\); give"),
         ("piqa", 1, "label", 2, r"a row of .* task piqa \(list index out of range\)"),
-        ("piqa", 2, "goal", None, r"validation\.jsonl: 1 rows have no 'goal'; download it again"),
+        ("piqa", 2, "goal", None, r"validation\.jsonl: 1 rows have no 'goal' \(the first is row 2\)"),
         ("openbookqa", 2, "answerKey", "E", r"row 2 of .* task openbookqa \('E' is not in list\)"),
         ("openbookqa", 1, "answerKey", "E", r"a row of .* task openbookqa \('E' is not in list\)"),
         ("winogrande", 2, "sentence", "No gap.", r"row 2 of .* task winogrande \(substring not found\)"),
@@ -218,7 +219,11 @@ def test_a_row_beyond_the_limit_may_be_anything(suite: Suite, data_dir: Path, ro
         ("validation.arrow", b"no arrow", r"validation\.arrow: is not a whole Arrow file \(.*\); get it again"),
         ("validation.jsonl", b'{"goal": "a"\n', r"validation\.jsonl: cannot be read"),
         ("validation.json", b"[1, 2]", r"validation\.json: cannot be read"),
-        ("validation.jsonl", b'{"goal": "\xe9"}\n', r"validation\.jsonl: cannot be read"),
+        ("validation.jsonl", b'{"goal": "\xe9"}\n', r"validation\.jsonl: is not UTF-8"),
+        ("validation.jsonl", b'{"goal": "\\ud83d"}\n', r"validation\.jsonl: row 1: .*surrogate"),
+        ("validation.jsonl", b'{"goal": ["a\\u0000b"]}\n', r"validation\.jsonl: row 1: .*NUL"),
+        ("validation.jsonl", '{"goal": "a"}\n'.encode("utf-16"), r"validation\.jsonl: is UTF-16"),
+        ("validation.jsonl.gz", b"none", r"validation\.jsonl\.gz: is not a whole gzip file"),
         ("validation.jsonl", b"", r"validation\.jsonl: has no column 'goal' \(it has: no rows\)"),
     ],
 )
@@ -340,3 +345,12 @@ def test_local_copies_leave_nothing_in_the_cache_of_the_datasets_library(
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     suite(seed=987).check()  # Settings that no other test has loaded.
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_byte_order_mark_before_rows_is_left_out_and_its_file_is_told(suite: Suite, data_dir: Path) -> None:
+    path = data_dir / "baber/piqa/validation.jsonl"
+    assert suite(tasks=["piqa"]).marked_files() == []
+    before = suite(tasks=["piqa"]).n_items()
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert suite(tasks=["piqa"]).n_items() == before
+    assert suite(tasks=["piqa"]).marked_files() == ["piqa/validation.jsonl"]
