@@ -14,6 +14,8 @@ from nowag_exp.calibration import CompressedLinear, Statistics, Walk, compress, 
 from nowag_exp.config import Experiment
 from nowag_exp.engines import build_engine
 from nowag_exp.errors import ConfigError, NowagError, RequestError
+from nowag_exp.evaluation import ZeroShot
+from nowag_exp.evaluation.zero_shot import check_items
 from nowag_exp.files import atomic_folder, locked, require_writable
 from nowag_exp.formats.folder import MANIFEST, FolderWriter
 from nowag_exp.ledger import Ledger
@@ -54,6 +56,7 @@ class Workbench:
         self._tokenizers: dict[str, Tokenizer] = {}
         self._tokens: dict[str, DrawnTokens] = {}
         self._architectures: dict[str, dict[str, Any]] = {}
+        self._held: set[str] = set()
         self._model: tuple[str, CausalLM] | None = None
 
     def architecture(self, experiment: Experiment) -> dict[str, Any]:
@@ -88,6 +91,21 @@ class Workbench:
                 raise RequestError(f"{key}: the text changed while it was read; run the same command again")
             self._tokens[drawn_from] = drawn
         return self._tokens[drawn_from]
+
+    def hold_items(self, experiment: Experiment, suite: ZeroShot) -> None:
+        """Hold a suite's settings and items against the model's tokenizer, once for equal ones.
+
+        Raises:
+            RequestError: if the tokenizer lacks what the suite asks for, or leaves nothing of an item to predict.
+        """
+        longest = self.architecture(experiment).get("max_position_embeddings")
+        weights = experiment.model.weights_identity()
+        key = content_key({"model": weights, "suite": suite.identity(), "name": suite.name, "longest": longest})
+        if key not in self._held:
+            tokenizer = self.tokenizer(experiment.model)
+            suite.check_tokenizer(tokenizer)
+            check_items(suite, tokenizer, longest)
+            self._held.add(key)
 
     def model(self, experiment: Experiment, device: torch.device, reporter: Reporter) -> CausalLM:
         """The model with its original weights; one is kept, and restored if an experiment changed it.
@@ -155,7 +173,7 @@ def check(experiment: Experiment, bench: Workbench) -> None:
     require_writable(record_path(experiment.paths.folder, experiment.fingerprint))
     for suite in experiment.evaluation.zero_shot:
         suite.check()
-        suite.check_tokenizer(bench.tokenizer(experiment.model))
+        bench.hold_items(experiment, suite)
     longest, vocabulary = architecture.get("max_position_embeddings"), architecture["vocab_size"]
     for key, text in experiment.texts.items():
         if longest is not None and text.context_length > longest:

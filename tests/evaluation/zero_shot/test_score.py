@@ -15,9 +15,10 @@ import torch
 
 from nowag_exp.errors import NowagError, RequestError
 from nowag_exp.evaluation import Metric
-from nowag_exp.evaluation.zero_shot import SuiteOutcome, ZeroShot, score
+from nowag_exp.evaluation.zero_shot import SuiteOutcome, ZeroShot, check_items, score
 from nowag_exp.models import CausalLM
 from nowag_exp.models.tiny import byte_tokenizer
+from nowag_exp.text import Tokenizer
 
 Suite = Callable[..., ZeroShot]
 Row = dict[str, Any]
@@ -442,3 +443,22 @@ def test_an_answer_longer_than_the_model_is_refused(
     write(data_dir / "baber/piqa/validation.jsonl", long)
     with pytest.raises(NowagError, match=r"is 3001 tokens after 28; there must be 1 to 2048 after at least 1"):
         score(model, tokenizer_folder, [suite(tasks=["piqa"], bos="none")], 300, ignore)
+
+
+def test_a_choice_that_is_no_token_after_its_context_is_found_without_a_model(suite: Suite) -> None:
+    one_superword = Tokenizer(encode=lambda text: [0], bos=None)
+    with pytest.raises(RequestError, match=r"\.tasks: piqa: item 0: ") as caught:
+        check_items(suite(tasks=["piqa"], bos="none"), one_superword, 2048)
+    assert ".limit" in str(caught.value)
+
+
+def test_a_choice_longer_than_the_model_is_found_without_it_and_the_limit_that_is_advised_leaves_it_out(
+    suite: Suite, data_dir: Path, rows: Any, write: Callable[..., None]
+) -> None:
+    long = rows["piqa"]["validation"]
+    long[2]["sol2"] = "x" * 3000
+    write(data_dir / "baber/piqa/validation.jsonl", long)
+    by_bytes = Tokenizer(encode=lambda text: list(text.encode()), bos=None)
+    with pytest.raises(RequestError, match=r"piqa: item 2: .* 3001 "):
+        check_items(suite(tasks=["piqa"], bos="none"), by_bytes, 2048)
+    check_items(suite(tasks=["piqa"], bos="none", limit=2), by_bytes, 2048)
