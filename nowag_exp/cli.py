@@ -5,6 +5,7 @@ reads the output any more, as of ``nowag-exp table | head``.
 """
 
 import argparse
+import io
 import os
 import select
 import sys
@@ -22,6 +23,10 @@ NOT_READ = 141
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb and return its exit code; every error is one line on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        # The Windows console and LANG=C cannot write "±": a "?" there is no reason for a finished job to fail.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="replace")
     try:
         return _flushed(_main(list(sys.argv[1:] if argv is None else argv)))
     except SystemExit as end:  # argparse's, after help or a wrong argument.

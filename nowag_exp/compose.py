@@ -26,6 +26,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.plugins.config_source import ConfigResult
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -92,6 +93,27 @@ class PackagedConfigs(ImportlibResourcesConfigSource):
 
 class ConfigLoader(ConfigLoaderImpl):
     """Hydra's composition of a config, for files of anybody."""
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        """One config; of a multirun Hydra's own settings, with the overrides that its sweeper makes jobs of.
+
+        Hydra would apply those that are no axis to the default options, which need not have their keys; each job is
+        composed in full, and refused, before the first one starts.
+        """
+        if run_mode is not RunMode.MULTIRUN:
+            return super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+        parsed = OverridesParser.create(config_loader=self).parse_overrides(overrides)
+        of_hydra = [text for text, override in zip(overrides, parsed, strict=True) if override.is_hydra_override()]
+        config = super().load_configuration(config_name, of_hydra, run_mode, from_shell, validate_sweep_overrides)
+        config.hydra.overrides.task = [text for text in overrides if text not in of_hydra]
+        return config
 
     def _load_single_config(self, default: ResultDefault, repo: IConfigRepository) -> ConfigResult:
         """One config, in the package that its file, those that include it and the command line give it.
@@ -255,7 +277,14 @@ def _explain_composition(error: ConfigCompositionException, overrides: list[str]
         return f"{key}: no such config group or key" + among(key, known)
     parent, _, name = key.rpartition(".")
     choices = [text for text in overrides if re.match(r"[a-z_]+=[^.]", text) and text.split("=")[0] in groups()]
-    return f"{key}: unknown key" + among(name, _keys_at(config, choices, parent))
+    if not choices:
+        return f"{key}: unknown key" + among(name, _keys_at(config, choices, parent))
+    # Of a multirun the first of its jobs that lacks the key.
+    for job in expand(dict(text.split("=", 1) for text in choices)):
+        known = _keys_at(config, job, parent)
+        if known and name not in known:
+            return f"{key}: unknown key" + (f" with {' '.join(job)}" if len(job) else "") + among(name, known)
+    return f"{key}: unknown key"
 
 
 def _keys_at(config: str, overrides: list[str], key: str) -> list[str]:

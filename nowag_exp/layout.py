@@ -32,5 +32,7 @@ def headline(path: Path) -> str:
 
 def among(name: str, known: list[str]) -> str:
     """``; there are: a, b; did you mean a?``, for messages about an unknown name."""
+    if not known:
+        return ""
     near = difflib.get_close_matches(name, known, n=1)
     return f"; there are: {', '.join(known)}" + (f"; did you mean {near[0]}?" if near else "")

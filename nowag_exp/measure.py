@@ -23,7 +23,6 @@ from nowag_exp.models import CausalLM
 from nowag_exp.progress import Reporter
 from nowag_exp.records.pairing import MEAN, NOISE_FLOOR
 from nowag_exp.records.provenance import CostMeter
-from nowag_exp.records.store import Store
 from nowag_exp.reference import DenseOutcomes, DenseStates
 from nowag_exp.text import DrawnTokens
 from nowag_exp.unfinished import Unfinished
@@ -60,7 +59,7 @@ class Evaluator:
         """Find or make what the dense model gives on the same tokens and items; the model must be that still."""
         if not self._evaluation.fidelity:
             return
-        store, identity = Store(self._experiment.paths.folder / "store"), self._experiment.model.identity()
+        store, identity = self._unfinished.store, self._experiment.model.identity()
         if self._evaluation.perplexities:
             kept: list[float] = []
             n_windows = 0

@@ -1,5 +1,6 @@
 """What the dense model gives on the evaluation's tokens, made once for all experiments that are held against it."""
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -29,8 +30,8 @@ ENTRY_BYTES = 2**26
 class DenseStates:
     """Input of the dense model's head at every predicting position, in the model's dtype.
 
-    The logits follow from it, since no method changes the head: for Llama-2-7B on wikitext2 2.8 GB, exact, where the
-    256 largest of 32000 logits would take 0.5 GB and cut off the rest.
+    The logits follow from it, since the model at hand has the same head: for Llama-2-7B on wikitext2 2.8 GB, exact,
+    where the 256 largest of 32000 logits would take 0.5 GB and cut off the rest.
 
     Args:
         store: keeps them, some windows an entry.
@@ -44,6 +45,7 @@ class DenseStates:
     def __init__(self, store: Store, model: dict[str, Any], tokens: str, ledger: Ledger) -> None:
         self.store, self.ledger = store, ledger
         self._inputs = {"version": VERSION, "model": model, "tokens": tokens}
+        self._head = ""
 
     def prepare(
         self,
@@ -53,13 +55,14 @@ class DenseStates:
         tick: Tick,
         stage: Stage | None = None,
     ) -> list[float]:
-        """Compute what is not kept; the model must be the dense one.
+        """Compute what is not kept; the model must be the dense one, and its head is remembered.
 
         Every entry is verified now: after the compression the dense model is no more.
 
         Returns:
             Of each window that was kept, the seconds that it took when it was computed.
         """
+        self._head = _sha256(model.head)
         kept: list[float] = []
         missing: dict[int, Tensor] = {}
         with self.store.lock(self.kind, content_key(self._inputs)):
@@ -87,11 +90,16 @@ class DenseStates:
     def windows(
         self, model: CausalLM, ids: Int64[Tensor, "windows context"]
     ) -> Iterator[Float[Tensor, "predicting hidden"]]:
-        """States of each window in turn.
+        """States of each window in turn, for a model that turns them into logits with the dense model's head.
 
         Raises:
-            NowagError: if an entry went since :meth:`prepare`.
+            NowagError: if an entry went since :meth:`prepare`, or the head is another than it was then.
         """
+        if _sha256(model.head) != self._head:
+            raise NowagError(
+                "lm_head: is not what it was in the dense model, whose logits are made with it; set "
+                "evaluation.fidelity=false to measure a model with another head"
+            )
         for index in range(len(self._split(model, ids))):
             key = self._key(index)
             stored = self.store.load(self.kind, key, self.ledger)
@@ -122,6 +130,11 @@ class DenseStates:
 
 def _windows_an_entry(context_length: int, state_bytes: int) -> int:
     return max(1, ENTRY_BYTES // (context_length * state_bytes))
+
+
+def _sha256(weights: Float[Tensor, "vocabulary hidden"]) -> str:
+    whole = weights.detach().cpu().contiguous()
+    return hashlib.sha256(whole.view(torch.uint8).numpy().data).hexdigest()  # numpy knows no bfloat16
 
 
 class DenseOutcomes:

@@ -160,6 +160,50 @@ def test_multirun_runs_each_and_one_failure_shows_in_the_exit_code(
     assert len(list(Path("results/runs").glob("*.json"))) == 2
 
 
+def test_a_multirun_takes_keys_that_only_the_chosen_options_have(cli, tiny_run: list[str]) -> None:
+    code, _, err = cli("run", "--multirun", *tiny_run, "method=rtn,gptq", "method.bits=3")
+    assert code == 0, err
+    records = [json.loads(path.read_text()) for path in Path("results/runs").glob("*.json")]
+    assert sorted((record["labels"]["method"], record["config"]["method"]["bits"]) for record in records) == [
+        ("gptq", 3),
+        ("rtn", 3),
+    ]
+
+
+def test_a_multirun_with_one_job_that_lacks_a_key_starts_none_and_lists_what_that_job_has(
+    cli, tiny_run: list[str]
+) -> None:
+    code, _, err = cli("run", "--multirun", *tiny_run, "method=rtn,wanda", "method.bits=3")
+    assert code == 2
+    assert "method.bits: " in err
+    assert "method=wanda" in err
+    assert "pattern" in err.split("there are: ")[1]
+    assert not Path("results/logs").exists()
+
+
+def test_a_multirun_axis_is_itself_a_key_of_the_chosen_option_and_no_list_of_keys_is_empty(
+    cli, workplace: Path
+) -> None:
+    code, _, err = cli("run", "--multirun", "calibration=files,wiki_sample", "method.nothing=1,2", "seed=0")
+    assert code == 2
+    assert "method.nothing: " in err
+    assert not err.rstrip().endswith("there are:")
+
+
+def test_output_that_the_terminal_cannot_encode_is_degraded_and_fails_nothing(
+    workplace: Path, tiny_run: list[str]
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "nowag_exp", "run", *tiny_run, "method=dense"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"?" in done.stdout
+    assert b"record: results/runs/" in done.stdout
+
+
 def test_table_reads_records_alone(cli, tiny_run: list[str], workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli("run", *tiny_run, "paths.results=out")[0] == 0
     (workplace / "cal.txt").unlink()

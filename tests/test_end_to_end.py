@@ -373,6 +373,38 @@ def test_a_model_that_goes_while_it_is_in_use_is_named(make, workplace: Path) ->
         checkpoint.require_unchanged()
 
 
+def test_a_model_that_changes_before_it_is_measured_leaves_no_dense_reference(
+    make, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Checkpoint] = []
+
+    def refuse(checkpoint: Checkpoint) -> None:
+        looks.append(checkpoint)
+        if len(looks) > 1:  # The first look is the run's own, before it computes anything.
+            raise module.RequestError("model: changed")
+
+    monkeypatch.setattr(Checkpoint, "require_unchanged", refuse)
+    with pytest.raises(module.RequestError, match="model: changed"):
+        run_one(make("method=magnitude"))
+    assert not list((workplace / "results" / "store").glob("dense_states/*.safetensors"))
+
+
+def test_a_changed_head_is_refused_since_the_dense_logits_are_made_with_it(
+    make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compress = module.compress
+
+    def and_the_head(model: CausalLM, *arguments: object, **options: object) -> object:
+        done = compress(model, *arguments, **options)
+        with torch.no_grad():
+            model.head[0, 0] += 1
+        return done
+
+    monkeypatch.setattr(module, "compress", and_the_head)
+    with pytest.raises(module.NowagError, match="lm_head"):
+        run_one(make("method=magnitude"))
+
+
 def test_a_tokenizer_of_another_model_is_refused(make, workplace: Path) -> None:
     folder = Path(shutil.copytree(make().model.folder(), workplace / "copy"))
     tensors = load_file(folder / "model.safetensors")

@@ -67,7 +67,7 @@ def score_windows(
     states, so the divergence is over the whole vocabulary: nothing is cut off.
 
     Args:
-        model: its head turns states into logits; no method changes the head, so it serves the dense states too.
+        model: its head turns states into logits, the dense ones too, so it must be the dense model's.
         ids: the windows.
         states: of the model, from :func:`last_states`.
         dense: of the dense model.

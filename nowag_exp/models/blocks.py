@@ -269,9 +269,15 @@ class CausalLM:
             for number in range(len(group)):
                 yield norm(waiting[number])
 
+    @property
+    def head(self) -> Float[Tensor, "vocabulary hidden"]:
+        """Weights of the language-model head, as they are now."""
+        head: Tensor = self.module.lm_head.weight if self.stream is None else self.stream.head()
+        return head
+
     def logits(self, hidden: Float[Tensor, "*rows hidden"]) -> Float[Tensor, "*rows vocabulary"]:
         """The language-model head, in the precision of ``hidden``."""
-        head = self.module.lm_head.weight if self.stream is None else self.stream.head()
+        head = self.head
         # Of a model that is spread over GPUs the head need not be where it computes otherwise.
         return nn.functional.linear(hidden.to(head.device), head.to(hidden.dtype)).to(hidden.device)
 

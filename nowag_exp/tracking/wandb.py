@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 60
 """After this long without an answer of the server, W&B gives a run up."""
 
+NOT_IN_A_NAME = "/\\#?%:"
+LONGEST_NAME = 128
+"""What W&B refuses in a project, as it says when a run is sent; entities stand in the same URL."""
+
 
 @settings
 class WandbTracking(Tracker):
@@ -45,6 +49,12 @@ class WandbTracking(Tracker):
     def __post_init__(self) -> None:
         if not self.project:
             raise ValueError("project: must not be empty; set tracking.project=NAME")
+        for key, value in {"project": self.project, "entity": self.entity}.items():
+            if value is not None and not set(NOT_IN_A_NAME).isdisjoint(value):
+                raise ValueError(f"{key}: W&B takes none of {' '.join(NOT_IN_A_NAME)} in a name; got {value!r}")
+        for key, value in {"project": self.project, "entity": self.entity, "group": self.group}.items():
+            if value is not None and not 0 < len(value) <= LONGEST_NAME:
+                raise ValueError(f"{key}: must have 1 to {LONGEST_NAME} characters; got {len(value)}")
         if not self.timeout > 0:
             raise ValueError(f"timeout: must be more than 0 seconds; got {self.timeout}")
 

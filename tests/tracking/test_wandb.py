@@ -7,6 +7,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,10 @@ def test_offline_needs_no_login() -> None:
         ("tracking.mode=sometimes", "tracking.mode: input should be 'offline' or 'online'; got 'sometimes'"),
         ("tracking.timeout=0", "tracking.timeout: must be more than 0 seconds; got 0"),
         ("tracking.project=''", "tracking.project: must not be empty; set tracking.project=NAME"),
+        ("tracking.project=a/b", "tracking.project: "),
+        ("tracking.entity=a/b", "tracking.entity: "),
+        ("tracking.entity=''", "tracking.entity: "),
+        (f"tracking.group={'g' * 129}", "tracking.group: "),
         ("tracking.project=null", "tracking.project: input should be a valid string; got None"),
     ],
 )
@@ -248,6 +253,19 @@ def test_a_wrong_setting_is_named(override: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         build(compose(["tracking=wandb", override])["tracking"], "tracking", Tracker)
     assert caught.value.problems[0].startswith(message)
+
+
+@pytest.mark.parametrize("name", ["a" * 128, "a" * 129, "ä b", *(f"a{character}b" for character in "/\\#?%:.-_,;")])
+def test_a_project_is_refused_before_work_exactly_where_wandb_refuses_it(name: str) -> None:
+    wandb = pytest.importorskip("wandb")
+    try:
+        wandb.Settings(project=name)
+        refused = False
+    except wandb.errors.UsageError:
+        refused = True
+    settings = {**compose(["tracking=wandb"])["tracking"], "project": name}
+    with pytest.raises(ConfigError, match="project: ") if refused else nullcontext():
+        build(settings, "tracking", Tracker)
 
 
 def test_a_server_that_is_not_there_is_a_failure_in_bounded_time(
