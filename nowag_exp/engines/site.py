@@ -14,6 +14,10 @@ from nowag_exp.ledger import Irregularity, Ledger
 from nowag_exp.methods.base import FactorCache, Method, SiteStatistics
 from nowag_exp.methods.second_order import SecondOrder
 
+MOST_LOST = 2.0**-10
+"""Share of the largest number of a stored tensor that rounding below the type's normal range may take; within that
+range it takes at most 2^-11 in fp16."""
+
 
 @dataclass(frozen=True)
 class SiteJob:
@@ -77,7 +81,8 @@ def compress_site(method: Method, job: SiteJob) -> SiteResult:
     """Compress the linears of one site, where they are.
 
     Raises:
-        NowagError: naming the linears, if a weight is NaN or infinite, or the method fails.
+        NowagError: naming the linears, if a weight is NaN or infinite, the method fails, or what it made cannot be held
+            by the types that it is stored in.
     """
     started, ledger = time.perf_counter(), Ledger()
     for linear, weight in job.weights.items():
@@ -95,7 +100,37 @@ def compress_site(method: Method, job: SiteJob) -> SiteResult:
         raise
     except Exception as error:
         raise NowagError(f"{job.linears}: {one_line(error)}") from error
+    for linear, compressed in found.items():
+        check_stored(linear, compressed, job.weights[linear])
     return SiteResult(found, ledger.entries, time.perf_counter() - started)
+
+
+def check_stored(linear: str, compressed: CompressedWeight, weight: Float[Tensor, "d_out d_in"]) -> None:
+    """Check that every stored number is one that its type holds: neither infinite nor lost below its range.
+
+    Below its smallest normal number a type rounds to multiples of its smallest one. A tensor whose largest number loses
+    more than :data:`MOST_LOST` of itself that way is refused. A weight that is zero has nothing to lose.
+
+    Raises:
+        NowagError: naming linear, tensor and type.
+    """
+    for name, tensor in compressed.tensors().items():
+        if not tensor.is_floating_point():
+            continue
+        held = torch.finfo(tensor.dtype)
+        where = f"{linear}: {name} of {compressed.kind}, stored as {str(tensor.dtype).removeprefix('torch.')}"
+        size = f"The weights reach {weight.abs().max():.3g}; scale the linear, and its inverse into the norm before it"
+        if bad := count_not_finite(tensor):
+            raise NowagError(
+                f"{where}: {bad} of {tensor.numel()} numbers are not finite, since the type ends at {held.max:g}. {size}"
+            )
+        largest = float(tensor.abs().max()) if tensor.numel() else 0.0
+        lost = held.smallest_normal * held.eps / 2
+        if tensor.dtype != weight.dtype and largest * MOST_LOST < lost and bool(weight.any()):
+            raise NowagError(
+                f"{where}: its largest number is {largest:.3g}, of which rounding takes more than {MOST_LOST:.1%}, for "
+                f"the type's numbers lie {2 * lost:.3g} apart there. {size}"
+            )
 
 
 def count_not_finite(values: Float[Tensor, "..."]) -> int:
