@@ -280,10 +280,11 @@ def _explain_composition(error: ConfigCompositionException, overrides: list[str]
     if not choices:
         return f"{key}: unknown key" + among(name, _keys_at(config, choices, parent))
     # Of a multirun the first of its jobs that lacks the key.
-    for job in expand(dict(text.split("=", 1) for text in choices)):
+    jobs = list(expand(dict(text.split("=", 1) for text in choices)))
+    for job in jobs:
         known = _keys_at(config, job, parent)
         if known and name not in known:
-            return f"{key}: unknown key" + (f" with {' '.join(job)}" if len(job) else "") + among(name, known)
+            return f"{key}: unknown key" + (f" with {' '.join(job)}" if len(jobs) > 1 else "") + among(name, known)
     return f"{key}: unknown key"
 
 

@@ -178,7 +178,8 @@ def test_a_multirun_with_one_job_that_lacks_a_key_starts_none_and_lists_what_tha
     assert "method.bits: " in err
     assert "method=wanda" in err
     assert "pattern" in err.split("there are: ")[1]
-    assert not Path("results/logs").exists()
+    assert not Path("results/runs").exists()
+    assert not Path("results/store").exists()
 
 
 def test_a_multirun_axis_is_itself_a_key_of_the_chosen_option_and_no_list_of_keys_is_empty(
