@@ -122,7 +122,7 @@ def check_stored(linear: str, compressed: CompressedWeight, weight: Float[Tensor
         size = f"The weights reach {weight.abs().max():.3g}; scale the linear, and its inverse into the norm before it"
         if bad := count_not_finite(tensor):
             raise NowagError(
-                f"{where}: {bad} of {tensor.numel()} numbers are not finite, since the type ends at {held.max:g}. {size}"
+                f"{where}: {bad} of {tensor.numel()} numbers are not finite, for the type ends at {held.max:g}. {size}"
             )
         largest = float(tensor.abs().max()) if tensor.numel() else 0.0
         lost = held.smallest_normal * held.eps / 2
