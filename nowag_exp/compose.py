@@ -259,18 +259,40 @@ def _explain_grammar(override: str) -> str:
     return f"{override}: is not KEY=VALUE in Hydra's override grammar{quoted}"
 
 
+def _explain_several(message: str) -> str | None:
+    """Several values of a key for one experiment."""
+    match = re.search(r"Ambiguous value for argument '([^=']+)=([^']*)'", message)
+    if not match:
+        return None
+    key, values = match[1], match[2]
+    if key == "seeds":
+        key = "seed"  # What it is called of one experiment.
+    as_list = "" if key == "seed" or key in groups() else f"; a list as one value: {key}=[{values}]"
+    return f"{match[1]}={values}: several values; one experiment each: nowag-exp run --multirun {key}={values}{as_list}"
+
+
 def _explain_missing_option(error: MissingConfigException) -> str:
-    group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    missing = error.missing_cfg_file or ""
+    group, _, option = missing.rpartition("/")
     if not group:
         return " ".join(str(error).split())
+    if group not in groups() and missing.partition("/")[0] in groups():  # model=ORG/NAME
+        group, _, option = missing.partition("/")
+        known = "; for a model in a folder: model=local model.path=DIR" if group == "model" else ""
+        return f"{group}={option}: no such option" + known + among(missing.rpartition("/")[2], sorted(groups()[group]))
     return f"{group}={option}: no such option" + among(option, sorted(error.options or groups().get(group, {})))
 
 
 def _explain_composition(error: ConfigCompositionException, overrides: list[str], config: str) -> str:
     match = re.search(r"Could not override '([^']+)'", str(error))
     if not match:
-        return " ".join(str(error).split())
+        return _explain_several(str(error)) or " ".join(str(error).split())
     key = match[1]
+    if key in groups():
+        return (
+            f"{key}: is a group, of which {key}=NAME chooses an option, and {key}.KEY=VALUE sets a key; "
+            f"options: {', '.join(groups()[key])}"
+        )
     if "." not in key:
         optional = {"experiment"} if config == CONFIG_NAME else set()
         known = sorted({*optional, *_keys_at(config, [], "")} - {"hydra"})
@@ -278,14 +300,23 @@ def _explain_composition(error: ConfigCompositionException, overrides: list[str]
     parent, _, name = key.rpartition(".")
     choices = [text for text in overrides if re.match(r"[a-z_]+=[^.]", text) and text.split("=")[0] in groups()]
     if not choices:
-        return f"{key}: unknown key" + among(name, _keys_at(config, choices, parent))
+        return f"{key}: unknown key" + (_elsewhere(config, [], key) or among(name, _keys_at(config, [], parent)))
     # Of a multirun the first of its jobs that lacks the key.
     jobs = list(expand(dict(text.split("=", 1) for text in choices)))
     for job in jobs:
         known = _keys_at(config, job, parent)
         if known and name not in known:
-            return f"{key}: unknown key" + (f" with {' '.join(job)}" if len(jobs) > 1 else "") + among(name, known)
+            which = f" with {' '.join(job)}" if len(jobs) > 1 else ""
+            return f"{key}: unknown key{which}" + (_elsewhere(config, job, key) or among(name, known))
     return f"{key}: unknown key"
+
+
+def _elsewhere(config: str, overrides: list[str], key: str) -> str:
+    """Say which groups below the one named do have the key; empty if none has."""
+    parent, _, name = key.rpartition(".")
+    below = [f"{parent}.{group}" for group in _keys_at(config, overrides, parent)]
+    having = [group for group in below if name in _keys_at(config, overrides, group)]
+    return f"; write {' or '.join(f'{group}.{name}' for group in having)}" if having else ""
 
 
 def _keys_at(config: str, overrides: list[str], key: str) -> list[str]:

@@ -214,6 +214,9 @@ def build_experiment(config: Mapping[str, Any]) -> Experiment:
         ConfigError: with every problem, each by its full key.
     """
     problems = [f"{key}: unknown key; the config has: {', '.join(sorted(KEYS))}" for key in config if key not in KEYS]
+    if type(seed := config.get("seed", 0)) is not int:
+        # Parts take it over, and would be blamed for it.
+        raise ConfigError([*problems, f"seed: must be an integer; got {_shown(seed)}"])
     parts: dict[str, Any] = {}
     for key, base in PARTS.items():
         try:
@@ -332,6 +335,9 @@ def _explain(detail: Any, key: str, cls: type) -> str:
     hint = ""
     if detail["loc"] == ("pattern",) and isinstance(detail["input"], int):
         hint = " (YAML reads 2:4 without quotes as a number in base 60; write '2:4')"
+    elif kind == "string_type" and isinstance(detail["input"], bool | int | float):
+        # What was typed is gone: 1e5 and 100000.0 are one number.
+        hint = f", which is no text; what looks like a number takes quotes: {where}='\"TEXT\"'"
     return f"{where}: {detail['msg'][0].lower()}{detail['msg'][1:]}; got {_shown(detail['input'])}{hint}"
 
 

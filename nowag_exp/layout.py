@@ -34,5 +34,5 @@ def among(name: str, known: list[str]) -> str:
     """``; there are: a, b; did you mean a?``, for messages about an unknown name."""
     if not known:
         return ""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; there are: {', '.join(known)}" + (f"; did you mean {near[0]}?" if near else "")
+    near = difflib.get_close_matches(name, known, n=1) or [one for one in known if name and one.startswith(name)]
+    return f"; there are: {', '.join(known)}" + (f"; did you mean {' or '.join(near)}?" if near else "")

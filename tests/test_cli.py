@@ -234,6 +234,15 @@ def test_a_saved_checkpoint_is_named_and_can_be_exported(cli, tiny_run: list[str
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["run", "evaluation.n_windows=4"], "error: evaluation.n_windows: unknown key; write evaluation.wiki_sample."),
+        (["run", "model=org/llama2_7b"], "error: model=org/llama2_7b: no such option; for a model in a folder: "),
+        (["run", "method={bits:3}"], "error: method: is a group, of which method=NAME chooses an option"),
+        (["run", "seed=abc"], "error: seed: must be an integer; got 'abc'"),
+        (
+            ["run", "seeds=0,1"],
+            "error: seeds=0,1: several values; one experiment each: nowag-exp run --multirun seed=0,1",
+        ),
+        (["run", "model=local", "model.path=1e5"], "error: model.path: input should be a valid string; got 100000.0"),
         (["run", "modle=tiny"], "error: modle: no such config group or key; there are: calibration,"),
         (["run", "model=tinny"], "error: model=tinny: no such option; there are: llama2_13b,"),
         (["run", "evaluation=[wikitext3]"], "error: evaluation=wikitext3: no such option; there are: c4_joined,"),
@@ -248,9 +257,10 @@ def test_a_saved_checkpoint_is_named_and_can_be_exported(cli, tiny_run: list[str
         ),
         (["run", "model=tiny", "method.sparsity=1"], "error: method.sparsity: must be in [0, 1)"),
         (["run", "model=tiny", "calibration=files"], "error: calibration.path: is not set; add calibration.path=VALUE"),
-        (["run", "model=tiny,local"], "error: Ambiguous value for argument 'model=tiny,local'"),
+        (["run", "model=tiny,local"], "error: model=tiny,local: several values; one experiment each: "),
         (["run", "model"], "error: model: is not KEY=VALUE in Hydra's override grammar"),
         (["run", "model=local", "model.path=none"], "error: none: no such folder; give one in Hugging Face layout"),
+        (["run", "calibration=files", "calibration.path=."], "error: calibration.path=.: is a folder; name the files"),
         (["run", "calibration=files", "calibration.path=no.txt"], "error: calibration.path=no.txt: no such file"),
         (
             ["run", "model=tiny", "method=nowag_vq"],

@@ -13,7 +13,7 @@ from nowag_exp.evaluation import Metric
 from nowag_exp.formats.beside import changes_numbers
 from nowag_exp.ledger import Irregularity
 from nowag_exp.records.comparison import Comparison, compare_records
-from nowag_exp.records.pairing import NOISE_FLOOR, setting_key
+from nowag_exp.records.pairing import NOISE_FLOOR, seeds_of, setting_key
 from nowag_exp.records.record import RunRecord
 
 OUR_VERSIONS = {"version", "statistics", "drawing", "conversion", "items", "task_version"}
@@ -102,7 +102,8 @@ class Explanation:
             return f"A and B are one record, {self.a.fingerprint}: there is nothing to explain"
         if self.settings:
             also = _also(("versions of our code", self.our_versions))
-            of_chance = setting_key(self.a) == setting_key(self.b)
+            keys = [setting_key(record, with_evaluation=True) for record in (self.a, self.b)]
+            of_chance = keys[0] == keys[1] and seeds_of(self.a) != seeds_of(self.b)
             name = "the same settings with other seeds" if of_chance else "different settings"
             return f"{name}: {listed(self.settings)}{also}; {self._numbers()}"
         if self.our_versions:

@@ -225,7 +225,7 @@ def render_claims(a: RunRecord, b: RunRecord, found: Comparison) -> str:
 
 
 def _remedy(found: Comparison) -> str:
-    if "seeds alone" in found.untested:
+    if "one setting" in found.untested:
         return "What differs is what chance does."
     if "windows" in found.untested:
         return "Measure more of them."

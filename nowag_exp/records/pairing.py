@@ -133,7 +133,7 @@ def weigh(a: Measured, b: Measured) -> Evidence | None:
 def _untested(a: Measured, b: Measured) -> str:
     """Why nothing can be said of the settings; empty if something can."""
     if setting_key(a.records[0]) == setting_key(b.records[0]):
-        return "A and B differ in their seeds alone"
+        return "A and B are of one setting"
     single = [side.is_random and len(side.independent().records) == 1 for side in (a, b)]
     if all(single):
         return "one seed each"

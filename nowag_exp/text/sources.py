@@ -140,6 +140,10 @@ class LocalText(TextSource):
         literal = Path(self.path).expanduser()
         found = [literal] if literal.exists() else sorted(map(Path, glob.glob(str(literal), recursive=True)))
         files = [path for path in found if path.is_file()]
+        if literal.is_dir():
+            raise RequestError(
+                f"{self.key}.path={self.path}: is a folder; name the files in it: {self.key}.path='{literal}/*.txt'"
+            )
         if not files:
             raise RequestError(
                 f"{self.key}.path={self.path}: no such file; "

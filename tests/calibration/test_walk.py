@@ -142,9 +142,7 @@ def test_a_weight_that_is_not_finite_raises_with_the_linears_name(model: CausalL
 def test_a_weight_that_16_bits_cannot_hold_raises_with_the_linears_name(model: CausalLM) -> None:
     model.module.model.layers[1].mlp.up_proj.weight.data[0, 0] = 1e6
     method = build(compose(["method=magnitude"])["method"], "method", Method)
-    with pytest.raises(
-        NowagError, match=r"model\.layers\.1\.mlp\.up_proj: 1 of \d+ weights are NaN or infinite after compression"
-    ):
+    with pytest.raises(NowagError, match=r"model\.layers\.1\.mlp\.up_proj: values of .*float16.*65504.* reach 1e\+06"):
         compress(model, method, None, Ledger(), nothing)
 
 

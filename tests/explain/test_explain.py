@@ -98,7 +98,7 @@ def test_two_seeds_of_one_method_are_never_called_settings_that_differ(make, exp
     a, b = make("method=wanda"), make("method=wanda", "seed=1")
     text = explained(a, b)
     assert conclusion(text).startswith("the same settings with other seeds: calibration.seed (0, 1); ")
-    assert "the settings: not shown, A and B differ in their seeds alone" in conclusion(text)
+    assert "the settings: not shown, A and B are of one setting" in conclusion(text)
 
 
 def test_effects_are_the_differences_of_independent_runs_and_the_interaction_is_the_rest(make, explained) -> None:

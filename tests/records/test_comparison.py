@@ -60,7 +60,7 @@ def test_two_seeds_of_one_setting_are_said_to_be_that(make_record: Make, tmp_pat
     found = compare_records((tmp_path, a), (tmp_path, b))
     assert found.runs[0].is_shown, "0.1 higher on every window: another model"
     assert found.settings == []
-    assert "seeds alone" in found.untested
+    assert "one setting" in found.untested
     text = render_comparison(a, b, found)
     assert "these two runs" in text
     assert "the settings: not shown" in text
