@@ -29,9 +29,8 @@ WIDTH = 3.4
 LONGEST_LABEL = 46
 MARKER = 5.0
 
-MOST_LAYERS = 4
-LAYER = 0.45
-"""A marker is larger by this part of itself for each one that lies on it, up to so many."""
+LAYER, LARGEST = 0.45, 1.8
+"""A marker is larger by the first part of itself for each one that lies on it; none is by more than the second."""
 
 INK, MUTED, GRID, BAND, SURFACE = (GROUND[name][0] for name in ("ink", "muted", "grid", "band", "surface"))
 DASHES = ("-", (0, (4, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)), (0, (8, 2)), (0, (2, 1, 1, 1)))
@@ -199,7 +198,8 @@ def sizes(ax: Axes, points: list[Point]) -> list[float]:
         return 72 * 2.7 * (x - left) / (right - left), 72 * 1.7 * (y - bottom) / (top - bottom)
 
     layers = scales.layers([place(point) for point in points], MARKER)
-    return [MARKER * (1 + LAYER * min(layer, MOST_LAYERS)) for layer in layers]
+    step = min(LAYER, LARGEST / max(1, *layers))
+    return [MARKER * (1 + step * layer) for layer in layers]
 
 
 def dashes(lines: Sequence[Line] | Sequence[ProfileLine]) -> list[Any]:

@@ -6,6 +6,7 @@ They are looked at before they are saved, which is what takes the time; next doo
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -270,3 +271,13 @@ def test_every_cell_of_a_heat_map_and_its_text_stand_below_the_model_and_beside_
             middle = pixel(ax, columns[model], lines[name])
             assert any(near(((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2), middle) for box in boxes)
             assert any(text == (cell.text if cell else "-") and near(place, middle) for text, place in texts)
+
+
+def test_of_any_number_of_markers_at_one_place_none_is_hidden(vary: Make) -> None:
+    records = [vary(f"w{n}", "wanda", 30.0, n_sequences=n) for n in range(1, 13)]
+    (section,) = sections(records, NO_ITEMS)
+    data = trade_offs(section, "bits")[0]
+    (ax,) = unsaved(lambda: figures.trade_off(data, LOOKS)).axes
+    sizes = [by_gid(ax)[f"point-{number}"].get_markersize() for number in range(12)]
+    assert all(below > above + 0.25 for below, above in pairwise(sizes))
+    assert sizes[0] <= 15, "points, of a figure that is 245 wide"
