@@ -4,7 +4,7 @@ import base64
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -41,8 +41,17 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def lacking(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Pretend that a package is not installed, or only that others are."""
+def lacking(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Pretend that packages are not installed, whether or not they are, and that the others are."""
+    from transformers import AutoTokenizer  # noqa: F401 - looks for packages when it is imported, and must find ours.
+    from transformers.utils import import_utils
+
+    def forget() -> None:
+        for name in ("sentencepiece", "protobuf", "tiktoken"):
+            found = getattr(import_utils, f"is_{name}_available")
+            if hasattr(found, "cache_clear"):
+                found.cache_clear()
+
     plain = importlib.util.find_spec
 
     def _lacking(*missing: str) -> None:
@@ -51,8 +60,17 @@ def lacking(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
         known = ("sentencepiece", "google.protobuf", "tiktoken")
         monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+        # Nor can they be imported, by transformers either, nor what of them is loaded already.
+        for name in {
+            *missing,
+            *(loaded for loaded in sys.modules if loaded.startswith(tuple(f"{m}." for m in missing))),
+        }:
+            monkeypatch.setitem(sys.modules, name, None)
+        forget()
 
-    return _lacking
+    yield _lacking
+    monkeypatch.undo()
+    forget()
 
 
 RANKS = b"".join(base64.b64encode(bytes([i])) + f" {i}\n".encode() for i in range(256))
@@ -69,8 +87,6 @@ RANKS = b"".join(base64.b64encode(bytes([i])) + f" {i}\n".encode() for i in rang
 def test_a_sentencepiece_model_alone_names_the_packages_that_it_lacks(
     folder: Path, sentencepiece: bytes, lacking: Callable[..., None], missing: tuple[str, ...], named: str, others: str
 ) -> None:
-    if importlib.util.find_spec("sentencepiece") is not None:
-        pytest.skip("sentencepiece is installed, so the file is read")
     (folder / "tokenizer.model").write_bytes(sentencepiece)
     lacking(*missing)
     with pytest.raises(RequestError) as refused:
@@ -84,10 +100,8 @@ def test_a_sentencepiece_model_alone_names_the_packages_that_it_lacks(
 
 
 def test_a_tiktoken_file_alone_names_its_own_package(folder: Path, lacking: Callable[..., None]) -> None:
-    if importlib.util.find_spec("tiktoken") is not None:
-        pytest.skip("tiktoken is installed, so the file is read")
     (folder / "tokenizer.model").write_bytes(RANKS)
-    lacking("tiktoken", "sentencepiece")
+    lacking("tiktoken")
     with pytest.raises(RequestError, match=r"pip install tiktoken, or .*tokenizer\.json"):
         load_tokenizer(folder)
 
@@ -110,7 +124,6 @@ def test_no_package_is_asked_for_where_a_tokenizer_json_is_beside(folder: Path, 
 
 
 def test_with_its_package_a_sentencepiece_model_alone_is_read(folder: Path, sentencepiece: bytes) -> None:
-    pytest.importorskip("sentencepiece")
     (folder / "tokenizer.model").write_bytes(sentencepiece)
     assert load_tokenizer(folder).encode("é") == [3 + byte for byte in "é".encode()]
 
