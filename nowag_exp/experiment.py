@@ -15,7 +15,7 @@ from nowag_exp.config import Experiment
 from nowag_exp.engines import build_engine
 from nowag_exp.errors import ConfigError, NowagError, RequestError
 from nowag_exp.evaluation import ZeroShot
-from nowag_exp.evaluation.zero_shot import check_items
+from nowag_exp.evaluation.zero_shot.answerable import check_items
 from nowag_exp.files import atomic_folder, locked, require_writable
 from nowag_exp.formats.beside import are_alike
 from nowag_exp.formats.folder import MANIFEST, FolderWriter

@@ -117,19 +117,21 @@ def check_stored(linear: str, compressed: CompressedWeight, weight: Float[Tensor
     for name, tensor in compressed.tensors().items():
         if not tensor.is_floating_point():
             continue
-        held = torch.finfo(tensor.dtype)
-        where = f"{linear}: {name} of {compressed.kind}, stored as {str(tensor.dtype).removeprefix('torch.')}"
-        size = f"The weights reach {weight.abs().max():.3g}; scale the linear, and its inverse into the norm before it"
+        held, problem = torch.finfo(tensor.dtype), ""
+        smallest = held.smallest_normal * held.eps
         if bad := count_not_finite(tensor):
+            problem = f"{bad} of {tensor.numel()} numbers are not finite, for the type ends at {held.max:g}"
+        elif tensor.dtype != weight.dtype and tensor.numel():
+            largest = float(tensor.abs().max())
+            if largest * MOST_LOST < smallest / 2 and bool(weight.any()):
+                problem = (
+                    f"its largest number is {largest:.3g}, of which rounding takes more than {MOST_LOST:.1%}, for the "
+                    f"type's numbers lie {smallest:.3g} apart there"
+                )
+        if problem:
             raise NowagError(
-                f"{where}: {bad} of {tensor.numel()} numbers are not finite, for the type ends at {held.max:g}. {size}"
-            )
-        largest = float(tensor.abs().max()) if tensor.numel() else 0.0
-        lost = held.smallest_normal * held.eps / 2
-        if tensor.dtype != weight.dtype and largest * MOST_LOST < lost and bool(weight.any()):
-            raise NowagError(
-                f"{where}: its largest number is {largest:.3g}, of which rounding takes more than {MOST_LOST:.1%}, for "
-                f"the type's numbers lie {2 * lost:.3g} apart there. {size}"
+                f"{linear}: {name} of {compressed.kind}, stored as {str(tensor.dtype).removeprefix('torch.')}: {problem}. "
+                f"The weights reach {weight.abs().max():.3g}; scale them, and by the inverse the norm before them"
             )
 
 

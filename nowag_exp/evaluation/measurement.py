@@ -1,12 +1,7 @@
-"""What can be measured of a model, and the set of it that an experiment measures."""
+"""What can be measured of a model."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from nowag_exp.evaluation.protocols import Perplexity
-    from nowag_exp.evaluation.zero_shot import ZeroShot
+from typing import Any
 
 
 class Measurement(ABC):
@@ -20,29 +15,3 @@ class Measurement(ABC):
     @abstractmethod
     def identity(self) -> dict[str, Any]:
         """What fixes the result, given model and method."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """All that an experiment measures.
-
-    Attributes:
-        perplexities: in the order of their config keys.
-        zero_shot: likewise.
-        fidelity: whether the model is held against the dense one, too.
-        noise_floor_windows: windows of each perplexity on which the dense model is compared with itself.
-    """
-
-    perplexities: "tuple[Perplexity, ...]"
-    zero_shot: "tuple[ZeroShot, ...]"
-    fidelity: bool
-    noise_floor_windows: int
-
-    def identity(self, is_dense: bool) -> dict[str, Any]:
-        """What fixes the results; what does not concern the method at hand is left out."""
-        return {
-            "perplexity": {part.key: part.identity() for part in self.perplexities},
-            "zero_shot": {part.key: part.identity() for part in self.zero_shot},
-            "fidelity": self.fidelity,
-            "noise_floor_windows": self.noise_floor_windows if is_dense and self.fidelity else None,
-        }

@@ -56,7 +56,8 @@ class Comparison:
 
     Attributes:
         runs: the paired tests of these two models.
-        settings: tests over all seeds that are recorded; empty where these cannot be made.
+        settings: tests over all seeds that are recorded; empty where nothing is drawn, or for no metric these can be
+            made.
         untested: why they cannot; empty if they can.
         seeds: of each side, in words; empty where nothing is drawn at random.
         left_out: metrics that could not be compared, and why.
@@ -75,7 +76,7 @@ class Comparison:
         if self.untested:
             return f"{runs}; the settings: not shown, {self.untested}"
         if not any(self.seeds):
-            return f"{runs}, and nothing in them is drawn at random, so the settings do"
+            return f"{runs}; the settings: the same, since nothing in them is drawn at random"
         return f"{runs}; the settings, over seeds: {_count(self.settings)}"
 
 
@@ -137,26 +138,33 @@ def compare_records(a: Found, b: Found) -> Comparison:
         raise RequestError(f"nothing to compare: {'; '.join(left_out) or 'neither record has a metric'}")
     sides = [(Measured(a[0], [first], [x]), Measured(b[0], [second], [y])) for x, y in pairs]
     found = [compare_strata(x.strata(), y.strata()) for x, y in sides]
-    siblings = _siblings(a), _siblings(b)
+    recorded = {results: load_records(results) for results in {a[0], b[0]}}
+    siblings = [_siblings(record, recorded[results]) for results, record in (a, b)]
     over_all = [(_with_seeds(a, siblings[0], x), _with_seeds(b, siblings[1], y)) for x, y in pairs]
-    tested = [weigh(*both) for both in over_all]
-    untested = next((evidence.untested for evidence in tested if evidence), "too few windows")
-    seeds = tuple(_seeds(side) for side in over_all[0])
-    settings = [] if untested or not any(seeds) else [evidence.settings if evidence else None for evidence in tested]
+    weighed = [(both, weigh(*both)) for both in over_all]
+    reasons = [evidence.untested if evidence else "too few windows" for _, evidence in weighed]
+    tested = [(both, evidence.settings) for both, evidence in weighed if evidence and evidence.settings]
+    if tested:
+        # A metric may have been measured with fewer seeds than the others.
+        named = zip(pairs, reasons, strict=True)
+        left_out += [
+            f"{x.name} {x.protocol}: not shown of the settings, {reason}" for (x, _), reason in named if reason
+        ]
+    both = tested[0][0] if tested else over_all[0]
+    seeds = _seeds(both[0]), _seeds(both[1])
     return Comparison(
         runs=_lines(sides, found),
-        settings=_lines(over_all, settings) if settings else [],
-        untested=untested,
-        seeds=(seeds[0], seeds[1]),
+        settings=_lines([both for both, _ in tested], [test for _, test in tested]) if any(seeds) else [],
+        untested="" if tested else reasons[0],
+        seeds=seeds,
         left_out=left_out,
     )
 
 
-def _siblings(found: Found) -> list[RunRecord]:
-    """The record, and those beside it that differ in seeds, or in what was measured."""
-    results, record = found
+def _siblings(record: RunRecord, recorded: list[RunRecord]) -> list[RunRecord]:
+    """The record, and others that differ from it in seeds, or in what was measured."""
     key = setting_key(record)
-    return [record, *(other for other in load_records(results) if setting_key(other) == key)]
+    return [record, *(other for other in recorded if setting_key(other) == key)]
 
 
 def _with_seeds(found: Found, siblings: list[RunRecord], metric: Metric) -> Measured:

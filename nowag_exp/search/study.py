@@ -23,7 +23,7 @@ from nowag_exp.runner import Outcome
 from nowag_exp.search.fit import Fit, fit
 from nowag_exp.search.request import SearchRequest, resolve_objective
 from nowag_exp.search.space import overrides, size
-from nowag_exp.search.trials import Trial
+from nowag_exp.search.trial import Trial
 
 MOST_TRIED = 200
 """Combinations in a row that do not fit before a search gives up."""

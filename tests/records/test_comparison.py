@@ -115,6 +115,21 @@ def test_seeds_that_share_their_calibration_are_no_independent_draws(make_record
     assert found.untested == "one seed each"
 
 
+def test_a_metric_with_fewer_seeds_than_the_others_is_left_out_of_the_settings_alone(
+    make_record: Make, tmp_path: Path
+) -> None:
+    a = seeded(tmp_path, make_record, "wanda", A, [0.0, 0.02])
+    b = seeded(tmp_path, make_record, "nowag_p", B, [0.0, 0.01])
+    a[0], b[0] = (
+        replace(record, metrics=[replace(record.metrics[0], name="kl"), *record.metrics]) for record in (a[0], b[0])
+    )
+    found = compare_records((tmp_path, a[0]), (tmp_path, b[0]))
+    assert [line.a.name for line in found.runs] == ["kl", "perplexity"]
+    assert [line.a.name for line in found.settings] == ["perplexity"]
+    assert found.seeds == ("0, 1", "0, 1")
+    assert any(line.startswith("kl ") and "one seed each" in line for line in found.left_out)
+
+
 def test_what_draws_nothing_is_a_setting_by_itself(make_record: Make, tmp_path: Path) -> None:
     a, b = make_record("a", "rtn", A), make_record("b", "magnitude", B)
     a, b = (replace(record, identity={**record.identity, "calibration": None}) for record in (a, b))

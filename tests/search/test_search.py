@@ -26,8 +26,9 @@ from nowag_exp.records.record import load_records
 from nowag_exp.runner import Outcome, run_logged
 from nowag_exp.search import Search, read_search
 from nowag_exp.search.fit import bits_per_weight
+from nowag_exp.search.render import pareto
 from nowag_exp.search.request import measured
-from nowag_exp.search.trials import Trial, pareto
+from nowag_exp.search.trial import Trial
 from nowag_exp.settings import settings
 
 INLINE = Inline(name="inline")

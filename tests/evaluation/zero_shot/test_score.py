@@ -15,7 +15,8 @@ import torch
 
 from nowag_exp.errors import NowagError, RequestError
 from nowag_exp.evaluation import Metric
-from nowag_exp.evaluation.zero_shot import SuiteOutcome, ZeroShot, check_items, score
+from nowag_exp.evaluation.zero_shot import SuiteOutcome, ZeroShot, score
+from nowag_exp.evaluation.zero_shot.answerable import check_items
 from nowag_exp.models import CausalLM
 from nowag_exp.models.tiny import byte_tokenizer
 from nowag_exp.text import Tokenizer

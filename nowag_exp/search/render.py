@@ -3,77 +3,22 @@
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from tabulate import tabulate
 
 from nowag_exp.evaluation.significance import LEVEL
 from nowag_exp.records.pairing import Measured, compare_strata, is_better
 from nowag_exp.records.record import RunRecord
-from nowag_exp.search.space import Dimension, overrides
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
-
-    from nowag_exp.search.study import Search
+from nowag_exp.search.space import overrides
+from nowag_exp.search.study import Search
+from nowag_exp.search.trial import Trial
 
 MOST_REASONS = 5
 MOST_SHOWN = 10
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One choice, and what became of it.
-
-    Attributes:
-        number: in the journal.
-        values: by key.
-        outcome: ``done``; ``failed``: its experiment did; ``unfit``: it was not run; ``repeated``: it is another one
-            over again; ``running``: here or in another process; ``waiting``: it will be tried next.
-        objective: of a trial that is done.
-        fingerprint: of its experiment.
-        bits_per_weight: counted before it was run.
-        reason: why it is unfit or failed.
-    """
-
-    number: int
-    values: dict[str, Any]
-    outcome: Literal["done", "failed", "unfit", "repeated", "running", "waiting"]
-    objective: float | None
-    fingerprint: str | None
-    bits_per_weight: float | None
-    reason: str | None
-
-    @classmethod
-    def of(cls, frozen: "FrozenTrial", space: Mapping[str, Dimension]) -> "Trial":
-        """As Optuna keeps it."""
-        notes = frozen.user_attrs
-        outcome: Any = {"COMPLETE": "done", "PRUNED": "unfit", "RUNNING": "running", "WAITING": "waiting"}.get(
-            frozen.state.name, "repeated" if "equal_to" in notes else "failed"
-        )
-        return cls(
-            number=frozen.number,
-            values={key: frozen.params[key] for key in space if key in frozen.params},
-            outcome=outcome,
-            objective=frozen.value if outcome == "done" else None,
-            fingerprint=notes.get("fingerprint"),
-            bits_per_weight=notes.get("bits_per_weight"),
-            reason=notes.get("reason"),
-        )
-
-    @property
-    def choice(self) -> tuple[Any, ...]:
-        """Its values, to be compared."""
-        return tuple(self.values.values())
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether its choice need not be tried again."""
-        return self.outcome in ("done", "failed", "unfit", "running")
-
-
-def render_trials(search: "Search") -> str:
+def render_trials(search: Search) -> str:
     """The table, the best against the others, the Pareto front, what was not run, and the best one's command."""
     trials = search.trials()
     done = [trial for trial in trials if trial.objective is not None]
@@ -101,7 +46,7 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
     ]
 
 
-def _cost(search: "Search", trial: Trial) -> float:
+def _cost(search: Search, trial: Trial) -> float:
     assert trial.objective is not None
     return trial.objective if search.request.minimise else -trial.objective
 
@@ -110,7 +55,7 @@ def _bits(trial: Trial, records: Mapping[int, RunRecord]) -> float:
     return records[trial.number].compression.bits_per_weight
 
 
-def _table(search: "Search", done: Sequence[Trial], records: Mapping[int, RunRecord], front: Sequence[bool]) -> str:
+def _table(search: Search, done: Sequence[Trial], records: Mapping[int, RunRecord], front: Sequence[bool]) -> str:
     rows = []
     for rank, (trial, on_front) in enumerate(zip(done, front, strict=True)):
         measured = _measured(search, trial, records)
@@ -129,12 +74,12 @@ def _table(search: "Search", done: Sequence[Trial], records: Mapping[int, RunRec
     return f"{table}\n\nPareto: no other trial has as few bits a weight and as good a value. ± is the standard error."
 
 
-def _measured(search: "Search", trial: Trial, records: Mapping[int, RunRecord]) -> Measured:
+def _measured(search: Search, trial: Trial, records: Mapping[int, RunRecord]) -> Measured:
     record = records[trial.number]
     return Measured(search.results, [record], [search.objective(record)])
 
 
-def _against_others(search: "Search", done: Sequence[Trial], records: Mapping[int, RunRecord]) -> str:
+def _against_others(search: Search, done: Sequence[Trial], records: Mapping[int, RunRecord]) -> str:
     """The best against each other one.
 
     It was chosen from all by the values that are tested, so any of the ``n (n - 1) / 2`` pairs could have been the one:
