@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from nowag_exp.errors import NowagError
 from nowag_exp.methods.base import Needs, SiteStatistics
-from nowag_exp.models.blocks import SITES, CausalLM, HeardAll
+from nowag_exp.models.blocks import CausalLM, HeardAll
+from nowag_exp.models.sites import SITES
 from nowag_exp.ops.moments import add_products, mirror
 
 VERSION = 2

@@ -17,7 +17,8 @@ from nowag_exp.errors import NowagError
 from nowag_exp.formats import CompressedWeight, DenseWeight
 from nowag_exp.ledger import Irregularity, Ledger
 from nowag_exp.methods.base import Method, Needs, Propagate
-from nowag_exp.models.blocks import SITES, CausalLM
+from nowag_exp.models.blocks import CausalLM
+from nowag_exp.models.sites import SITES
 from nowag_exp.progress import Tick
 
 

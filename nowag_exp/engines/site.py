@@ -129,8 +129,9 @@ def check_stored(linear: str, compressed: CompressedWeight, weight: Float[Tensor
                     f"type's numbers lie {smallest:.3g} apart there"
                 )
         if problem:
+            dtype = str(tensor.dtype).removeprefix("torch.")
             raise NowagError(
-                f"{linear}: {name} of {compressed.kind}, stored as {str(tensor.dtype).removeprefix('torch.')}: {problem}. "
+                f"{linear}: {name} of {compressed.kind}, stored as {dtype}: {problem}. "
                 f"The weights reach {weight.abs().max():.3g}; scale them, and by the inverse the norm before them"
             )
 

@@ -3,9 +3,10 @@
 from nowag_exp.models.activations import Activations, Placement
 from nowag_exp.models.architecture import Architecture
 from nowag_exp.models.batch import Batch
-from nowag_exp.models.blocks import SITES, CausalLM, Site, linear_shapes
+from nowag_exp.models.blocks import CausalLM
 from nowag_exp.models.checkpoint import Checkpoint, damage
 from nowag_exp.models.packaged import PackagedModel
+from nowag_exp.models.sites import SITES, Site, linear_shapes
 from nowag_exp.models.sources import HubModel, LocalModel, ModelSource
 from nowag_exp.models.tiny import TinyModel
 

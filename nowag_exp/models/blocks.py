@@ -1,9 +1,8 @@
-"""A Llama as blocks: embed, run one block at a time, and name the linears by the activation they read."""
+"""A Llama as blocks: embed, and run one block at a time."""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -17,49 +16,15 @@ from nowag_exp.allocator import free_cached, is_out_of_memory
 from nowag_exp.errors import NowagError, RequestError
 from nowag_exp.formats.llama import described
 from nowag_exp.models.activations import Activations, Placement, short_of
-from nowag_exp.models.architecture import Architecture
 from nowag_exp.models.batch import Batch, sees
 from nowag_exp.models.checkpoint import Checkpoint
+from nowag_exp.models.sites import PATHS, SITES, Site
 from nowag_exp.models.stream import BlockStream
 from nowag_exp.progress import Stage
 from nowag_exp.quiet import quiet_libraries
 
-
-@dataclass(frozen=True)
-class Site:
-    """An input site: linears of a block that read the same activation.
-
-    Attributes:
-        name: of the site.
-        linears: paths inside the block.
-    """
-
-    name: str
-    linears: tuple[str, ...]
-
-    def names(self, block: int) -> list[str]:
-        """Full names of its linears in a block, ``model.layers.3.mlp.up_proj``."""
-        return [f"model.layers.{block}.{path}" for path in self.linears]
-
-
-SITES = (
-    Site("attention_input", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
-    Site("attention_output", ("self_attn.o_proj",)),
-    Site("mlp_input", ("mlp.gate_proj", "mlp.up_proj")),
-    Site("mlp_output", ("mlp.down_proj",)),
-)
-"""The four input sites of a Llama block, in the order in which they are computed."""
-
-PATHS = tuple(path for site in SITES for path in site.linears)
-"""The linears of a block, by their paths inside it."""
-
 # eager attention takes a missing mask for "no mask at all"; sdpa takes it for causal.
 OPTIONS = {"attn_implementation": "sdpa"}
-
-
-def linear_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """``(d_out, d_in)`` of each linear of a block, from a checked ``config.json``."""
-    return Architecture.of(config).linears()
 
 
 class HeardAll(Exception):  # noqa: N818 (it is no error)
