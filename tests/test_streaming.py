@@ -34,6 +34,8 @@ from nowag_exp.residence import choose
 METHODS = [
     ("method=dense",),
     ("method=magnitude",),
+    ("method=magnitude", "method.pattern=1:1"),
+    ("method=wanda", "method.pattern=32:32"),
     ("method=wanda",),
     ("method=nowag_p",),
     ("method=gptq", "method.bits=3"),

@@ -87,10 +87,11 @@ def compress_site(method: Method, job: SiteJob) -> SiteResult:
     started, ledger = time.perf_counter(), Ledger()
     for linear, weight in job.weights.items():
         if bad := count_not_finite(weight):
-            raise NowagError(
-                f"{linear}: {bad} of {weight.numel()} weights are NaN or infinite in the checkpoint; download the "
-                "model again"
-            )
+            # A weight of another type may have left float16's range when it was cast, in a file that is sound.
+            where, remedy = "in the checkpoint", "download the model again"
+            if weight.dtype == torch.float16:
+                where, remedy = "in float16", f"use model.dtype=bfloat16 or float32, and if they are still, {remedy}"
+            raise NowagError(f"{linear}: {bad} of {weight.numel()} weights are NaN or infinite {where}; {remedy}")
     seen = job.statistics
     if seen is not None and (dead := int(seen.dead.sum())):
         ledger.add("dead_columns", job.linears, f"{dead} inputs are always 0", dead)

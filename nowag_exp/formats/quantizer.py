@@ -177,6 +177,13 @@ class NowagExpQuantizer(HfQuantizer):
         return config
 
     def _process_model_before_weight_loading(self, model: Any, checkpoint_files: Any = None, **kwargs: Any) -> None:
+        named = model.config.architectures or []
+        if named and type(model).__name__ not in named:
+            raise RequestError(
+                f"{model.name_or_path}: is packed as {', '.join(named)}, not as {type(model).__name__}; load it with "
+                "AutoModelForCausalLM (its .model is without the head), or make an ordinary checkpoint of it first: "
+                "nowag-exp export FOLDER --to dense"
+            )
         files = [Path(file) for file in checkpoint_files or []]
         if Path(model.name_or_path).is_dir():  # Not from a hub; a subfolder is known only now.
             for parent in {file.parent for file in files}:

@@ -268,10 +268,13 @@ class CausalLM:
             for name, parameter in self.block(index).named_parameters()
         )
         others = ((name, self.values(name)) for name, _ in self.other_parameters() if ".layers." not in name)
+        wider = "use model.dtype=bfloat16 or float32" if self.dtype == torch.float16 else ""
         for name, values in chain(blocks, others):
             if bad := int((~torch.isfinite(values)).sum()):
-                return f"{name}: {bad} of {values.numel()} values are NaN or infinite; download the model again"
-        remedy = "use model.dtype=bfloat16 or float32" if self.dtype == torch.float16 else "check the checkpoint"
+                # float16 holds less than the types in which models are published.
+                remedy = f"{wider}, and if they are still, " if wider else ""
+                return f"{name}: {bad} of {values.numel()} values are NaN or infinite; {remedy}download the model again"
+        remedy = wider or "check the checkpoint"
         return f"all weights are finite, but activations left the range of {str(self.dtype)[6:]}; {remedy}"
 
     def replace_weight(self, linear: str, values: Float[Tensor, "d_out d_in"]) -> None:

@@ -139,6 +139,16 @@ def test_a_weight_that_is_not_finite_raises_with_the_linears_name(model: CausalL
         compress(model, method, None, Ledger(), nothing)
 
 
+def test_a_weight_that_float16_cannot_hold_is_no_broken_download_first(model: CausalLM) -> None:
+    model.module.half()
+    model.module.model.layers[1].mlp.up_proj.weight.data[0, 0] = torch.tensor(1e6).half()
+    method = build(compose(["method=magnitude"])["method"], "method", Method)
+    with pytest.raises(NowagError, match=r"up_proj: 1 of \d+ weights .* in float16; use model\.dtype=bfloat16"):
+        compress(model, method, None, Ledger(), nothing)
+    assert "up_proj.weight: 1 of" in (why := model.why_not_finite())
+    assert "model.dtype=bfloat16" in why
+
+
 def test_a_weight_that_16_bits_cannot_hold_raises_with_the_linears_name(model: CausalLM) -> None:
     model.module.model.layers[1].mlp.up_proj.weight.data[0, 0] = 1e6
     method = build(compose(["method=magnitude"])["method"], "method", Method)

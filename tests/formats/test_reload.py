@@ -12,10 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import nowag_exp.formats.folder as folder_module
 from nowag_exp.errors import RequestError
+from nowag_exp.formats import SparseWeight
 from nowag_exp.formats.folder import MANIFEST, PackedFolder
 from nowag_exp.formats.header import data_bytes
 from nowag_exp.formats.quantizer import NowagExpConfig, PackedLinear
@@ -96,6 +97,33 @@ def test_dequantize_in_config_json_of_a_model_that_was_saved_again_loads_an_ordi
     model.save_pretrained(tmp_path / "ordinary")
     assert "quantization_config" not in json.loads((tmp_path / "ordinary/config.json").read_text())
     assert torch.equal(logits(load(tmp_path / "ordinary")), logits(model))
+
+
+@pytest.mark.parametrize("pattern", ["1:1", "1:2", "4:4", "7:8", "16:16", "1:32", "32:32"])
+def test_every_kind_of_pattern_loads_from_its_folder(pack, pattern: str) -> None:
+    n, m = map(int, pattern.split(":"))
+
+    def pruned(name: str, d_out: int, d_in: int, seed: int) -> SparseWeight:
+        randoms = torch.Generator().manual_seed(seed)
+        order = torch.rand(d_out, d_in // m, m, generator=randoms).argsort(-1).argsort(-1)
+        weight = torch.randn(d_out, d_in, generator=randoms) / 8
+        return SparseWeight.from_mask(weight, (order < n).reshape(d_out, d_in), pattern, torch.float16)
+
+    pair = pack(make=pruned)
+    expected = logits(load(pair.reference))
+    assert torch.equal(logits(load(pair.folder)), expected)
+    assert torch.equal(logits(load_dequantized(pair.folder)), expected)
+
+
+@pytest.mark.parametrize("other", [AutoModel, AutoModelForSequenceClassification])
+def test_another_kind_of_model_than_was_packed_is_told_how_to_open_it(pack, other: Any) -> None:
+    pair = pack("sparse 2:4")
+    with pytest.raises(RequestError) as refused, quiet_libraries():
+        other.from_pretrained(pair.folder)
+    assert "AutoModelForCausalLM" in str(refused.value)
+    assert "export" in str(refused.value)
+    assert "remove the folder" not in str(refused.value)
+    assert load(pair.folder).model is not None, "as advised"
 
 
 @pytest.mark.parametrize("tied", [False, True])
