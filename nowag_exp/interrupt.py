@@ -67,10 +67,11 @@ def noticed() -> Iterator[None]:
         KeyboardInterrupt: instead of an error after Ctrl-C.
     """
     in_main = threading.current_thread() is threading.main_thread()
+    if in_main:
+        _pressed.clear()  # Of a body before this one; also where this one hears no Ctrl-C.
     if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
-    _pressed.clear()
     signal.signal(signal.SIGINT, _interrupt)
     try:
         yield

@@ -379,6 +379,13 @@ def test_ctrl_c_that_a_library_turned_into_an_error_is_an_interruption(
     code, out, err = cli(*verb, *tiny_run)
     assert (code, out) == (130, "")
     assert err.strip() == "interrupted; the same command goes on where this stopped"
+    # A command after it, where Ctrl-C is somebody else's (of a job in the background nobody's), fails by itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    monkeypatch.setattr("nowag_exp.config.build_experiment", lambda *args: 1 / 0)
+    monkeypatch.setattr("nowag_exp.sweep.build_experiment", lambda *args: 1 / 0)
+    code, _, err = cli(*verb, *tiny_run)
+    assert code == 1
+    assert "ZeroDivisionError" in err
 
 
 def test_an_error_without_a_name_is_one_line_and_a_log(
